@@ -1,0 +1,1 @@
+"""The ops of a transformer layer and what surrounds the layers."""

@@ -1,0 +1,49 @@
+"""SwiGLU (Shazeer 2020, arXiv:2002.05202): the gate of the feed-forward block."""
+
+import extensibility
+from extensibility import InputTensor, OutputTensor
+from max.gpu.host import DeviceContext
+from std.math import exp
+
+from ..utils.parallel import parallel_ranges
+from ..utils.simd import WIDTH
+from ..utils.types import require_cpu, untracked
+
+
+@always_inline
+def silu[width: Int](x: SIMD[DType.float32, width]) -> SIMD[DType.float32, width]:
+    """`x * sigmoid(x)`."""
+    return x / (1 + exp(-x))
+
+
+@extensibility.register("mili.swiglu")
+struct SwiGLU:
+    """`y[T, F] = silu(gate) * up` for `gate_up[T, 2 F]`, which holds gate and then up in each row."""
+
+    @staticmethod
+    def execute[
+        target: StaticString
+    ](
+        y: OutputTensor[dtype=DType.float32, rank=2, ...],
+        gate_up: InputTensor[dtype=DType.float32, rank=2, ...],
+        ctx: DeviceContext,
+    ) raises:
+        require_cpu[target]()
+        var size = y.dim_size(1)
+        var yp = untracked(y.unsafe_ptr())
+        var gp = untracked(gate_up.unsafe_ptr())
+
+        def rows(begin: Int, end: Int) {imm}:
+            for t in range(begin, end):
+                var gate = gp.unsafe_offset(2 * t * size)
+                var up = gate.unsafe_offset(size)
+                var i = 0
+                while i + WIDTH <= size:
+                    var value = silu(gate.unsafe_load[width=WIDTH](i)) * up.unsafe_load[width=WIDTH](i)
+                    yp.unsafe_store(t * size + i, value)
+                    i += WIDTH
+                while i < size:
+                    yp[unsafe_offset=t * size + i] = silu[1](gate[unsafe_offset=i]) * up[unsafe_offset=i]
+                    i += 1
+
+        parallel_ranges(y.dim_size(0), 8 * size, rows)

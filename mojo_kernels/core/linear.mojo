@@ -1,0 +1,188 @@
+"""Linear layer on row-major weights: y = x @ w.T (+ bias).
+
+The sum of one output runs over k in the same order for any number of rows, so a row's result never
+depends on the rows beside it (batch invariance).
+"""
+
+import extensibility
+from extensibility import InputTensor, OutputTensor
+from max.gpu.host import DeviceContext
+from std.math import fma
+from std.sys import simd_width_of
+from std.sys.intrinsics import PrefetchOptions, prefetch
+
+from ..utils.parallel import parallel_ranges
+from ..utils.types import ReadPtr, WritePtr, require_cpu, untracked
+
+comptime WIDTH = simd_width_of[DType.float32]()
+comptime Vector = SIMD[DType.float32, WIDTH]
+comptime ROWS = 6 if WIDTH == 16 else 2
+"""Rows of x in a register tile: ROWS x COLS accumulators must fit the register file."""
+comptime COLS = 4
+"""Rows of w in a register tile."""
+comptime PANEL = 16 * COLS
+"""Rows of w that stay in the L2 cache while all rows of x pass by."""
+comptime READ_AHEAD = PrefetchOptions().for_read().high_locality().to_data_cache()
+
+
+@always_inline
+def linear_tile[
+    rows: Int, cols: Int, wtype: DType
+](
+    y: WritePtr[DType.float32],
+    y_stride: Int,
+    x: ReadPtr[DType.float32],
+    w: ReadPtr[wtype],
+    k_size: Int,
+):
+    """A block of outputs, accumulated in registers over all of k.
+
+    Args:
+        y: First output of the block; row r begins at `y + r * y_stride`.
+        y_stride: Elements from one row of y to the next.
+        x: [rows, k_size].
+        w: [cols, k_size].
+        k_size: Length of the sums.
+    """
+    var acc = Array[Vector, rows * cols](fill=Vector(0))
+    var k = 0
+    while k + WIDTH <= k_size:
+        var wv = Array[Vector, cols](fill=Vector(0))
+        comptime for c in range(cols):
+            wv[c] = w.unsafe_load[width=WIDTH](c * k_size + k).cast[DType.float32]()
+            comptime if rows <= 2:
+                # Few rows are bound by memory: ask for the next tile's weights now.
+                prefetch[READ_AHEAD](w.unsafe_offset((c + cols) * k_size + k))
+        comptime for r in range(rows):
+            var xv = x.unsafe_load[width=WIDTH](r * k_size + k)
+            comptime for c in range(cols):
+                acc[r * cols + c] = fma(xv, wv[c], acc[r * cols + c])
+        k += WIDTH
+    comptime for r in range(rows):
+        comptime for c in range(cols):
+            var total = acc[r * cols + c].reduce_add()
+            for t in range(k, k_size):
+                total = fma(
+                    x[unsafe_offset=r * k_size + t],
+                    w[unsafe_offset=c * k_size + t].cast[DType.float32](),
+                    total,
+                )
+            y[unsafe_offset=r * y_stride + c] = total
+
+
+@always_inline
+def linear_rows[
+    rows: Int, wtype: DType
+](
+    y: WritePtr[DType.float32],
+    y_stride: Int,
+    x: ReadPtr[DType.float32],
+    w: ReadPtr[wtype],
+    n_size: Int,
+    k_size: Int,
+):
+    """`rows` rows of x against `n_size` rows of w."""
+    var n = 0
+    while n + COLS <= n_size:
+        linear_tile[rows, COLS](
+            y.unsafe_offset(n), y_stride, x, w.unsafe_offset(n * k_size), k_size
+        )
+        n += COLS
+    while n < n_size:
+        linear_tile[rows, 1](
+            y.unsafe_offset(n), y_stride, x, w.unsafe_offset(n * k_size), k_size
+        )
+        n += 1
+
+
+def linear_cpu[
+    wtype: DType
+](
+    y: WritePtr[DType.float32],
+    x: ReadPtr[DType.float32],
+    w: ReadPtr[wtype],
+    m_size: Int,
+    n_size: Int,
+    k_size: Int,
+    bias: Optional[ReadPtr[DType.float32]] = None,
+):
+    """Computes y[m, n] = sum over k of x[m, k] * w[n, k], in float32, on all cores.
+
+    Args:
+        y: [m_size, n_size], written.
+        x: [m_size, k_size].
+        w: [n_size, k_size], float32, bfloat16 or float16.
+        m_size: Rows of x.
+        n_size: Rows of w.
+        k_size: Columns of x and w.
+        bias: [n_size], added to every row.
+    """
+
+    def panel(begin: Int, end: Int) {var y, var x, var w, imm}:
+        for n in range(begin, end, PANEL):
+            var cols = min(PANEL, end - n)
+            var wp = w.unsafe_offset(n * k_size)
+            var m = 0
+            while m < m_size:
+                var yp = y.unsafe_offset(m * n_size + n)
+                var xp = x.unsafe_offset(m * k_size)
+                if m_size - m >= ROWS:
+                    linear_rows[ROWS](yp, n_size, xp, wp, cols, k_size)
+                    m += ROWS
+                elif m_size - m >= 2:
+                    linear_rows[2](yp, n_size, xp, wp, cols, k_size)
+                    m += 2
+                else:
+                    linear_rows[1](yp, n_size, xp, wp, cols, k_size)
+                    m += 1
+            if bias:
+                for row in range(m_size):
+                    for col in range(n, n + cols):
+                        y[unsafe_offset=row * n_size + col] += bias.value()[unsafe_offset=col]
+
+    parallel_ranges(n_size, m_size * k_size, panel, grain=COLS)
+
+
+@extensibility.register("mili.linear")
+struct Linear:
+    """`y[T, N] = x[T, K] @ w[N, K].T`; w in float32, bfloat16 or float16, sums in float32."""
+
+    @staticmethod
+    def execute[
+        target: StaticString
+    ](
+        y: OutputTensor[dtype=DType.float32, rank=2, ...],
+        x: InputTensor[dtype=DType.float32, rank=2, ...],
+        w: InputTensor[rank=2, ...],
+        ctx: DeviceContext,
+    ) raises:
+        require_cpu[target]()
+        linear_cpu(
+            untracked(y.unsafe_ptr()), untracked(x.unsafe_ptr()), untracked(w.unsafe_ptr()), x.dim_size(0), w.dim_size(0), w.dim_size(1)
+        )
+
+
+@extensibility.register("mili.linear_bias")
+struct LinearBias:
+    """`y[T, N] = x[T, K] @ w[N, K].T + bias[N]`, as `mili.linear`."""
+
+    @staticmethod
+    def execute[
+        target: StaticString
+    ](
+        y: OutputTensor[dtype=DType.float32, rank=2, ...],
+        x: InputTensor[dtype=DType.float32, rank=2, ...],
+        w: InputTensor[rank=2, ...],
+        bias: InputTensor[dtype=DType.float32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        require_cpu[target]()
+        linear_cpu(
+            untracked(y.unsafe_ptr()),
+            untracked(x.unsafe_ptr()),
+            untracked(w.unsafe_ptr()),
+            x.dim_size(0),
+            w.dim_size(0),
+            w.dim_size(1),
+            ReadPtr[DType.float32](untracked(bias.unsafe_ptr())),
+        )

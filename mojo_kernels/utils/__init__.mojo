@@ -1,0 +1,1 @@
+"""What every kernel shares: tensor types, thread splitting and SIMD reductions."""

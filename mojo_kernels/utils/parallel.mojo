@@ -1,0 +1,51 @@
+"""Splits independent work over the cores of the CPU, when it is worth it."""
+
+from std.math import ceildiv
+from std.sys import num_physical_cores
+from max.algorithm import sync_parallelize
+
+comptime MIN_WORK_PER_TASK = 64 * 1024
+"""Operations a task needs before waking a thread for it pays (some 10 us)."""
+
+comptime TASKS_PER_CORE = 2
+"""More tasks than cores, so that a core that is held up does not hold up the rest."""
+
+
+def task_count(items: Int, work_per_item: Int) -> Int:
+    """Number of tasks to split `items` into.
+
+    Args:
+        items: Number of independent items.
+        work_per_item: Rough number of operations (FMAs, bytes) of one item.
+
+    Returns:
+        Between 1 and `items`; 1 where threads would cost more than they save.
+    """
+    var by_work = (items * work_per_item) // MIN_WORK_PER_TASK
+    var most = min(items, num_physical_cores() * TASKS_PER_CORE)
+    return max(1, min(by_work, most))
+
+
+def parallel_ranges[
+    Work: def(Int, Int) -> None
+](items: Int, work_per_item: Int, work: Work, grain: Int = 1):
+    """Calls `work(begin, end)` so that the ranges cover `0..items` once.
+
+    Args:
+        items: Number of independent items.
+        work_per_item: Rough number of operations of one item.
+        work: Handles the items `begin` to `end`; called from several threads.
+        grain: Ranges begin at multiples of this many items.
+    """
+    var grains = ceildiv(items, grain)
+    var tasks = task_count(grains, work_per_item * grain)
+    if tasks == 1:
+        work(0, items)
+        return
+
+    def task(i: Int) {imm}:
+        var begin = (grains * i // tasks) * grain
+        var end = min((grains * (i + 1) // tasks) * grain, items)
+        work(begin, end)
+
+    sync_parallelize(task, tasks)

@@ -1,0 +1,31 @@
+"""Vector helpers with a fixed order of operations, so that equal inputs give equal bits everywhere."""
+
+from std.math import fma
+from std.sys import simd_width_of
+
+from .types import ReadPtr
+
+comptime WIDTH = simd_width_of[DType.float32]()
+"""Lanes of the widest float32 vector of the CPU compiled for."""
+comptime Vector = SIMD[DType.float32, WIDTH]
+
+
+@always_inline
+def widen[dtype: DType](p: ReadPtr[dtype], offset: Int) -> Vector:
+    """WIDTH elements from `p + offset`, as float32."""
+    return p.unsafe_load[width=WIDTH](offset).cast[DType.float32]()
+
+
+def sum_of_squares(x: ReadPtr[DType.float32], size: Int) -> Float32:
+    """The sum of x[i]^2 over `size` elements: vector lanes first, then the rest."""
+    var acc = Vector(0)
+    var i = 0
+    while i + WIDTH <= size:
+        var v = x.unsafe_load[width=WIDTH](i)
+        acc = fma(v, v, acc)
+        i += WIDTH
+    var total = acc.reduce_add()
+    while i < size:
+        total = fma(x[unsafe_offset=i], x[unsafe_offset=i], total)
+        i += 1
+    return total

@@ -1,0 +1,37 @@
+"""Errors whose message is meant for the user: what was wrong, and what would be right.
+
+Code that catches ``MiliError`` may show ``str(error)`` as it is; any other exception is a defect.
+"""
+
+
+class MiliError(Exception):
+    """Base of every error caused by the user's input, files or machine."""
+
+
+class ConfigError(MiliError):
+    """A model or engine configuration that is wrong or not supported; names the field."""
+
+
+class WeightError(MiliError):
+    """A checkpoint's weights are missing, corrupt or do not fit the configuration."""
+
+
+class TokenizerError(MiliError):
+    """Tokenizer or chat-template files are missing or wrong, or text can't be encoded."""
+
+
+class InvalidRequestError(MiliError):
+    """A generation request that can't be served as asked; names the parameter.
+
+    Args:
+        message: what was wrong and what would be right.
+        param: the offending parameter, or None.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class CompileError(MiliError):
+    """The kernels or the graph could not be compiled or loaded on this machine."""
