@@ -1,0 +1,1 @@
+"""The Qwen3 model: configuration, weights, graph and compiled execution."""

@@ -1,0 +1,153 @@
+"""The Qwen3 graph: one ragged batch in, the logits of the wanted rows out, the KV cache updated in place.
+
+The architecture is that of the Qwen3 technical report (arXiv:2505.09388), section 2: pre-norm blocks of
+grouped-query attention with QK norm and RoPE, and of SwiGLU.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from max.dtype import DType
+from max.graph import BufferType, BufferValue, DeviceRef, Graph, TensorType, TensorValue, Value, Weight, ops
+
+from python_layer.model.config import Qwen3Config
+from python_layer.model.kv_cache import KVCacheLayout
+from python_layer.model.rope import rope_frequencies
+from python_layer.model.weight_loader import WeightSpec
+from python_layer.model.weights import EMBEDDING, FINAL_NORM, LM_HEAD, weight_specs
+
+CPU = DeviceRef.CPU()
+FLOAT = DType.float32
+
+LAYER_WEIGHTS = ("qkv", "q_norm", "k_norm", "o", "post_norm", "gate_up", "down")
+LAYER_BIASES = ("qkv_bias", "o_bias")
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """The graph's inputs, in order; see :class:`~python_layer.model.batch.RaggedBatch`."""
+
+    cache: BufferValue
+    token_ids: TensorValue
+    positions: TensorValue
+    row_offsets: TensorValue
+    page_table: TensorValue
+    logit_rows: TensorValue
+
+
+def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernels: Path) -> Graph:
+    """Builds the graph of one step.
+
+    Args:
+        config: The model.
+        layout: Shape and type of the KV cache.
+        dtype: Type of the matrices: float32, bfloat16 or float16. Activations are float32.
+        kernels: The compiled kernel package.
+
+    Returns:
+        A graph with inputs [cache, token_ids, positions, row_offsets, page_table, logit_rows] and the
+        output logits [R, vocab_size], float32. Sizes T, B, P, R and the number of pages are symbolic.
+    """
+    inputs = [
+        BufferType(layout.dtype, ["pages", *layout.page_shape], CPU),
+        *(TensorType(DType.int32, shape, CPU) for shape in (["T"], ["T"], ["B_plus_1"], ["B", "P"], ["R"])),
+    ]
+    with Graph("qwen3", input_types=inputs, custom_extensions=[kernels]) as graph:
+        step = StepInputs(graph.inputs[0].buffer, *(value.tensor for value in graph.inputs[1:]))
+        weights = {spec.name: _weight(spec, dtype) for spec in weight_specs(config)}
+        frequencies, scale = rope_frequencies(config)
+        rope = _op(
+            "rope_table",
+            [step.positions, ops.constant(frequencies, FLOAT, CPU), _float(scale)],
+            ["T", config.head_dim],
+        )
+        hidden = _op("gather_rows", [weights[EMBEDDING], step.token_ids], ["T", config.hidden_size])
+        normed = _op("rms_norm", [hidden, weights["layers.0.input_norm"], _float(config.rms_norm_eps)], hidden.shape)
+        layer = _layer_graph(graph, config, step, [hidden, normed, rope], weights, kernels)
+        for i in range(config.num_hidden_layers):
+            # A layer ends with the norm that its successor begins with: one pass with the residual addition.
+            following = f"layers.{i + 1}.input_norm" if i + 1 < config.num_hidden_layers else FINAL_NORM
+            parts = [weights[f"layers.{i}.{name}"] for name in _layer_weight_names(config)]
+            index = ops.constant(i, DType.int32, CPU)
+            results = ops.call(layer, index, *_shared(step), hidden, normed, rope, *parts, weights[following])
+            hidden, normed = (value.tensor for value in results)
+        wanted = _op("gather_rows", [normed, step.logit_rows], ["R", config.hidden_size])
+        head = weights[EMBEDDING if config.tie_word_embeddings else LM_HEAD]
+        graph.output(_op("linear", [wanted, head], ["R", config.vocab_size]))
+    return graph
+
+
+def _layer_graph(
+    graph: Graph,
+    config: Qwen3Config,
+    step: StepInputs,
+    activations: Sequence[TensorValue],
+    weights: dict[str, TensorValue],
+    kernels: Path,
+) -> Graph:
+    """One transformer block, compiled once and called for every layer with its weights."""
+    names = _layer_weight_names(config)
+    parts = [weights[f"layers.0.{name}"] for name in names]
+    values: list[Value] = [*_shared(step), *activations, *parts, weights[FINAL_NORM]]
+    types = [TensorType(DType.int32, [], CPU), *(value.type for value in values)]
+    with graph.add_subgraph("layer", input_types=types, custom_extensions=[kernels]) as layer:
+        index, cache, *rest = layer.inputs
+        positions, row_offsets, page_table, hidden, normed, rope, *own, next_norm = (v.tensor for v in rest)
+        w = dict(zip(names, own, strict=True))
+        eps = _float(config.rms_norm_eps)
+        rows = hidden.shape[0]
+
+        qkv = _linear(normed, w["qkv"], w.get("qkv_bias"))
+        queries = _op(
+            "qk_norm_rope_store",
+            [cache.buffer, qkv, w["q_norm"], w["k_norm"], rope, positions, row_offsets, page_table, index.tensor, eps],
+            [rows, config.q_size],
+        )
+        attended = _op(
+            "paged_attention",
+            [cache.buffer, queries, positions, row_offsets, page_table, index.tensor],
+            [rows, config.q_size],
+        )
+        hidden, normed = _add_norm(_linear(attended, w["o"], w.get("o_bias")), hidden, w["post_norm"], eps)
+        gated = _op("swiglu", [_linear(normed, w["gate_up"])], [rows, config.intermediate_size])
+        layer.output(*_add_norm(_linear(gated, w["down"]), hidden, next_norm, eps))
+    return layer
+
+
+def _layer_weight_names(config: Qwen3Config) -> tuple[str, ...]:
+    return LAYER_WEIGHTS + LAYER_BIASES if config.attention_bias else LAYER_WEIGHTS
+
+
+def _shared(step: StepInputs) -> list[Value]:
+    """What every layer reads beside its activations and weights."""
+    return [step.cache, step.positions, step.row_offsets, step.page_table]
+
+
+def _weight(spec: WeightSpec, dtype: DType) -> TensorValue:
+    return Weight(spec.name, FLOAT if spec.dtype == "float32" else dtype, spec.shape, CPU)
+
+
+def _linear(x: TensorValue, w: TensorValue, bias: TensorValue | None = None) -> TensorValue:
+    shape = [x.shape[0], w.shape[0]]
+    return _op("linear", [x, w], shape) if bias is None else _op("linear_bias", [x, w, bias], shape)
+
+
+def _add_norm(
+    x: TensorValue, residual: TensorValue, gamma: TensorValue, eps: TensorValue
+) -> tuple[TensorValue, TensorValue]:
+    """(x + residual, its RMSNorm)."""
+    out = TensorType(FLOAT, x.shape, CPU)
+    normed, total = ops.custom("mili.add_rms_norm", CPU, [x, residual, gamma, eps], [out, out])
+    return total.tensor, normed.tensor
+
+
+def _op(name: str, values: Sequence[Value], shape: Sequence[object]) -> TensorValue:
+    """A custom op with one float32 output; in place where it is given the cache."""
+    out = [TensorType(FLOAT, shape, CPU)]
+    make = ops.inplace_custom if isinstance(values[0], BufferValue) else ops.custom
+    return make(f"mili.{name}", CPU, values, out)[0].tensor
+
+
+def _float(value: float) -> TensorValue:
+    return ops.constant(value, FLOAT, CPU)

@@ -1,0 +1,77 @@
+"""The precompiled kernel package: where it is, and how it is made.
+
+``python -m python_layer.model.kernels`` compiles the kernels when they changed and prints the path.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from python_layer.utils.errors import CompileError
+
+KERNEL_SOURCES = Path(__file__).resolve().parents[2] / "mojo_kernels"
+"""The Mojo package with every op."""
+
+
+def default_cache_dir() -> Path:
+    """Where compiled kernels and models are kept: ``$MILI_CACHE_DIR`` or ``mili`` in the user's cache folder."""
+    chosen = os.environ.get("MILI_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mili"
+
+
+def source_hash(sources: Path = KERNEL_SOURCES) -> str:
+    """A digest of every kernel source and of the compiler's version."""
+    digest = hashlib.sha256(f"max {version('max')}".encode())
+    for file in sorted(sources.rglob("*.mojo")):
+        digest.update(f"\n{file.relative_to(sources)}\n".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def kernel_package(cache_dir: Path | None = None) -> Path:
+    """The kernels as a compiled package, made first when no package of these sources exists.
+
+    Args:
+        cache_dir: Folder of compiled files; the default is :func:`default_cache_dir`.
+
+    Returns:
+        Path of a ``mojo_kernels.mojoc``.
+
+    Raises:
+        CompileError: The Mojo compiler is missing or refuses the sources.
+    """
+    folder = (cache_dir or default_cache_dir()) / "kernels" / source_hash()[:16]
+    package = folder / "mojo_kernels.mojoc"
+    if package.exists():
+        return package
+    mojo = Path(sys.executable).with_name("mojo")
+    compiler = str(mojo) if mojo.exists() else shutil.which("mojo")
+    if compiler is None:
+        raise CompileError("the Mojo compiler `mojo` was not found; install MILI's packages with `make setup`")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Another process may be compiling the same sources: each works in its own folder, the last rename wins.
+        # The package takes its name from the file's.
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / package.name
+            command = [compiler, "precompile", str(KERNEL_SOURCES), "-o", str(made)]
+            result = subprocess.run(command, capture_output=True, text=True)
+            if result.returncode != 0:
+                raise CompileError(f"the kernels in {KERNEL_SOURCES} do not compile:\n{result.stderr}")
+            made.replace(package)
+    except OSError as error:
+        raise CompileError(
+            f"can't write compiled kernels to {folder}: {error.strerror}; set MILI_CACHE_DIR to a writable folder"
+        ) from None
+    return package
+
+
+if __name__ == "__main__":
+    print(kernel_package())

@@ -1,0 +1,48 @@
+"""The paged KV cache's memory: one buffer of pages, each with every layer's keys and values of some positions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from max.driver import Buffer
+from max.dtype import DType
+
+from python_layer.model.config import Qwen3Config
+from python_layer.utils.host_memory import anonymous_buffer
+
+
+@dataclass(frozen=True)
+class KVCacheLayout:
+    """Shape of a page: [layers, 2 (keys, values), kv_heads, page_size, head_dim].
+
+    Attributes:
+        page_shape: As above.
+        dtype: float32 or bfloat16.
+    """
+
+    page_shape: tuple[int, int, int, int, int]
+    dtype: DType
+
+    @classmethod
+    def of(cls, config: Qwen3Config, page_size: int, dtype: DType) -> "KVCacheLayout":
+        """The layout for a model."""
+        shape = (config.num_hidden_layers, 2, config.num_key_value_heads, page_size, config.head_dim)
+        return cls(shape, dtype)
+
+    @property
+    def page_size(self) -> int:
+        """Positions per page."""
+        return self.page_shape[3]
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page."""
+        return int(np.prod(self.page_shape)) * self.dtype.size_in_bytes
+
+    def pages_for(self, tokens: int) -> int:
+        """Pages that hold this many tokens of one request."""
+        return -(-tokens // self.page_size)
+
+    def allocate(self, pages: int) -> Buffer:
+        """A cache of so many pages; memory is taken from the system as pages are first written."""
+        memory = Buffer.from_numpy(anonymous_buffer(pages * self.page_bytes))
+        return memory.view(self.dtype, (pages, *self.page_shape))

@@ -1,0 +1,207 @@
+"""A Qwen3 model that is compiled, has its weights, and runs."""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from max.driver import CPU, Buffer
+from max.dtype import DType
+from max.engine import CompiledModel, InferenceSession
+from numpy.typing import NDArray
+
+from python_layer.model.batch import RaggedBatch
+from python_layer.model.compile_cache import CompileCache
+from python_layer.model.config import Qwen3Config
+from python_layer.model.generation import GeneratedToken, Generation, Generator
+from python_layer.model.graph import build_graph
+from python_layer.model.kernels import default_cache_dir, kernel_package
+from python_layer.model.kv_cache import KVCacheLayout
+from python_layer.model.sampling import SamplingParams
+from python_layer.model.weight_loader import LoadedWeights, WeightLoader
+from python_layer.model.weights import ignored_tensors, weight_specs
+from python_layer.tokenizer import QwenTokenizer
+from python_layer.utils.errors import CompileError, ConfigError
+
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+CacheDtypeName = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class LoadTimes:
+    """What making a model took.
+
+    Attributes:
+        load_s: Seconds for the weights, from file to memory (beside compilation).
+        compile_s: Seconds to compile the graph, or to read it from the cache.
+        compile_cached: Whether it came from the cache.
+        total_s: Seconds until the model could run.
+    """
+
+    load_s: float
+    compile_s: float
+    compile_cached: bool
+    total_s: float
+
+
+class Qwen3Model:
+    """Runs ragged batches, and generates text for one request at a time.
+
+    Args:
+        config: The model's configuration.
+        weight_loader: Its checkpoint.
+        dtype: Type of the matrices in memory; "auto" is the checkpoint's own. Activations and sums are float32.
+        kv_dtype: Type of the KV cache; "auto" is float32 for float32 matrices, else bfloat16.
+        page_size: Positions per page of the KV cache.
+        cache_dir: Folder of compiled kernels and graphs; the default is the user's cache folder.
+
+    Raises:
+        ConfigError: An argument that is not supported.
+        WeightError: The checkpoint does not fit the configuration, or is damaged.
+        CompileError: The kernels or the graph can't be compiled here.
+    """
+
+    def __init__(
+        self,
+        config: Qwen3Config,
+        weight_loader: WeightLoader,
+        *,
+        dtype: DtypeName = "auto",
+        kv_dtype: CacheDtypeName = "auto",
+        page_size: int = 16,
+        cache_dir: Path | None = None,
+    ) -> None:
+        started = time.perf_counter()
+        if page_size < 1:
+            raise ConfigError(f"page_size is {page_size}; it must be 1 or more")
+        self.config = config
+        self.dtype: str = config.dtype if dtype == "auto" else dtype
+        self.kv_dtype: str = ("float32" if self.dtype == "float32" else "bfloat16") if kv_dtype == "auto" else kv_dtype
+        self.layout = KVCacheLayout.of(config, page_size, DType[self.kv_dtype])
+        self._folder = weight_loader.path
+        self._cache_dir = cache_dir or default_cache_dir()
+        with ThreadPoolExecutor(1) as beside:
+            loading = beside.submit(self._load_weights, weight_loader)
+            session = InferenceSession(devices=[CPU()])
+            compiled, cached, compile_s = self._compile(session)
+            self._weights, load_s = loading.result()
+        self._model = session.init(compiled, weights_registry=_registry(self._weights))
+        self.load_times = LoadTimes(load_s, compile_s, cached, time.perf_counter() - started)
+
+    @classmethod
+    def from_pretrained(cls, path_or_hub_id: str | Path, **options: object) -> "Qwen3Model":
+        """A model from a checkpoint folder or hub id; ``options`` are those of the constructor."""
+        loader = WeightLoader(path_or_hub_id)
+        return cls(Qwen3Config.from_pretrained(loader.path), loader, **options)  # type: ignore[arg-type]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights in memory."""
+        return self._weights.nbytes
+
+    @cached_property
+    def tokenizer(self) -> QwenTokenizer:
+        """The tokenizer in the checkpoint's folder."""
+        return QwenTokenizer.from_pretrained(self._folder)
+
+    def forward(self, batch: RaggedBatch, cache: Buffer) -> NDArray[np.float32]:
+        """Computes one step.
+
+        Args:
+            batch: The rows to compute.
+            cache: From ``layout.allocate``; receives the keys and values of the batch's rows, and must hold
+                those of every earlier position of its requests.
+
+        Returns:
+            Logits [R, vocab_size] of the batch's ``logit_rows``.
+
+        Raises:
+            InvalidRequestError: The batch is inconsistent or points outside the cache or vocabulary.
+        """
+        batch.check(self.config.vocab_size, cache.shape[0], self.layout.page_size)
+        arrays = (batch.token_ids, batch.positions, batch.row_offsets, batch.page_table, batch.logit_rows)
+        (logits,) = self._model.execute(cache, *(Buffer.from_numpy(np.ascontiguousarray(a)) for a in arrays))
+        result: NDArray[np.float32] = logits.to_numpy()
+        return result
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+        logprobs: int = 0,
+        ignore_eos: bool = False,
+    ) -> Generation:
+        """Continues one prompt and returns the whole answer; arguments as in :meth:`generate_stream`."""
+        params = SamplingParams(temperature, top_k, top_p, seed)
+        return Generator(self).generate(prompt, params, max_tokens, logprobs, ignore_eos)
+
+    def generate_stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+        logprobs: int = 0,
+        ignore_eos: bool = False,
+    ) -> Iterator[GeneratedToken]:
+        """Continues one prompt token by token.
+
+        Args:
+            prompt: Text (special tokens in it are recognised) or token ids.
+            max_tokens: Most tokens to generate.
+            temperature: 0 is greedy.
+            top_p: See :class:`~python_layer.model.sampling.SamplingParams`.
+            top_k: Likewise.
+            seed: Likewise.
+            logprobs: Number of likeliest tokens to report with each token, up to 20.
+            ignore_eos: Go on after an end-of-sequence token.
+
+        Yields:
+            One token at a time, with the text that became final with it.
+
+        Raises:
+            InvalidRequestError: A parameter out of range, an empty prompt, a token id outside the vocabulary,
+                or more tokens than the model's context or the memory holds.
+        """
+        params = SamplingParams(temperature, top_k, top_p, seed)
+        return Generator(self).stream(prompt, params, max_tokens, logprobs, ignore_eos)
+
+    def _load_weights(self, loader: WeightLoader) -> tuple[LoadedWeights, float]:
+        started = time.perf_counter()
+        weights = loader.load(weight_specs(self.config), self.dtype, unused=ignored_tensors(self.config))
+        return weights, time.perf_counter() - started
+
+    def _compile(self, session: InferenceSession) -> tuple[CompiledModel, bool, float]:
+        started = time.perf_counter()
+        description = f"{asdict(self.config)} {self.dtype} {self.layout}"
+        try:
+            compiled, cached = CompileCache(self._cache_dir / "models").compile(
+                session,
+                description,
+                lambda: build_graph(self.config, self.layout, DType[self.dtype], kernel_package(self._cache_dir)),
+            )
+        except (RuntimeError, ValueError) as error:
+            raise CompileError(f"the model's graph could not be compiled: {error}") from error
+        return compiled, cached, time.perf_counter() - started
+
+
+def _registry(weights: LoadedWeights) -> dict[str, Buffer]:
+    """The weights as buffers that share their memory."""
+    registry = {}
+    for name, array in weights.items():
+        dtype = DType[weights.dtype_of(name)]
+        buffer = Buffer.from_numpy(array)
+        registry[name] = buffer if buffer.dtype == dtype else buffer.view(dtype, array.shape)
+    return registry
