@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from max.graph import Graph
 
 from python_layer.model import graph as graph_module
 from python_layer.model.kernels import source_hash
+from python_layer.utils.cpu import cpu_fingerprint
 
 
 class CompileCache:
@@ -57,15 +57,5 @@ class CompileCache:
 
 def _key(description: str) -> str:
     builder = Path(graph_module.__file__).read_bytes()
-    parts = [source_hash(), hashlib.sha256(builder).hexdigest(), cpu_features(), description]
+    parts = [source_hash(), hashlib.sha256(builder).hexdigest(), cpu_fingerprint(), description]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-
-
-def cpu_features() -> str:
-    """What compiled host code depends on: architecture, model and instruction sets of this CPU."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
-        lines = []
-    wanted = ("model name", "flags", "Features", "CPU part")
-    return "\n".join([platform.machine(), platform.processor(), *(x for x in lines if x.startswith(wanted))])

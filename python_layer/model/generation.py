@@ -36,8 +36,8 @@ class StepModel(Protocol):
         """The layout of its KV cache."""
 
     @property
-    def tokenizer(self) -> QwenTokenizer:
-        """Its tokenizer; asked for only when text is wanted."""
+    def tokenizer(self) -> QwenTokenizer | None:
+        """Its tokenizer, if the checkpoint has one."""
 
     def forward(self, batch: RaggedBatch, cache: Buffer) -> NDArray[np.float32]:
         """Logits [R, vocab_size] of the batch's wanted rows."""
@@ -154,7 +154,7 @@ class Generator:
     def _steps(
         self, ids: list[int], pages: int, sampler: Sampler, max_tokens: int, logprobs: int, ignore_eos: bool
     ) -> Iterator[GeneratedToken]:
-        tokenizer = self._tokenizer_if_any()
+        tokenizer = self._model.tokenizer
         detokenizer = None if tokenizer is None else StreamingDetokenizer(tokenizer)
         stops = set() if ignore_eos else set(self._model.config.eos_token_ids)
         cache = self._model.layout.allocate(pages)
@@ -181,16 +181,12 @@ class Generator:
                 return
 
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
-        if isinstance(prompt, str):
-            return self._model.tokenizer.encode(prompt, allow_special=True)
-        return [int(token) for token in prompt]
-
-    def _tokenizer_if_any(self) -> QwenTokenizer | None:
-        """The tokenizer, or None where the checkpoint has none, which token ids can do without."""
-        try:
-            return self._model.tokenizer
-        except FileNotFoundError:
-            return None
+        if not isinstance(prompt, str):
+            return [int(token) for token in prompt]
+        tokenizer = self._model.tokenizer
+        if tokenizer is None:
+            raise InvalidRequestError("the checkpoint has no tokenizer; give the prompt as token ids", "prompt")
+        return tokenizer.encode(prompt, allow_special=True)
 
     def _check(self, ids: list[int], max_tokens: int, logprobs: int) -> None:
         config = self._model.config

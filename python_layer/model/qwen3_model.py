@@ -25,6 +25,7 @@ from python_layer.model.sampling import SamplingParams
 from python_layer.model.weight_loader import LoadedWeights, WeightLoader
 from python_layer.model.weights import ignored_tensors, weight_specs
 from python_layer.tokenizer import QwenTokenizer
+from python_layer.tokenizer.tokenizer_files import has_tokenizer
 from python_layer.utils.errors import CompileError, ConfigError
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -104,9 +105,13 @@ class Qwen3Model:
         return self._weights.nbytes
 
     @cached_property
-    def tokenizer(self) -> QwenTokenizer:
-        """The tokenizer in the checkpoint's folder."""
-        return QwenTokenizer.from_pretrained(self._folder)
+    def tokenizer(self) -> QwenTokenizer | None:
+        """The tokenizer in the checkpoint's folder; None where there is none.
+
+        Raises:
+            TokenizerError: Its files are damaged or not supported.
+        """
+        return QwenTokenizer.from_pretrained(self._folder) if has_tokenizer(self._folder) else None
 
     def forward(self, batch: RaggedBatch, cache: Buffer) -> NDArray[np.float32]:
         """Computes one step.

@@ -13,29 +13,21 @@ SCALE = 1.25
 
 @pytest.fixture(scope="module")
 def run() -> OpRunner:
-    """x, residual, gamma, gate_up, positions, frequencies -> every op's outputs."""
+    """x, residual, gamma, gate_up, an array of swiglu's output shape, positions, frequencies -> every op's outputs."""
 
     def build(values):
-        x, residual, gamma, gate_up, positions, frequencies = (value.tensor for value in values)
-        out = tensor(FLOAT, "T", "D")
+        x, residual, gamma, gate_up, like_half, positions, frequencies = (value.tensor for value in values)
         eps, scale = ops.constant(EPS, FLOAT, DEVICE), ops.constant(SCALE, FLOAT, DEVICE)
         rope_out = tensor(FLOAT, "T", frequencies.shape[0] * 2)
         return [
-            ops.custom("mili.rms_norm", DEVICE, [x, gamma, eps], [out])[0],
-            *ops.custom("mili.add_rms_norm", DEVICE, [x, residual, gamma, eps], [out, out]),
-            ops.custom("mili.swiglu", DEVICE, [gate_up], [tensor(FLOAT, "T", "F")])[0],
+            ops.custom("mili.rms_norm", DEVICE, [x, gamma, eps], [x.type])[0],
+            *ops.custom("mili.add_rms_norm", DEVICE, [x, residual, gamma, eps], [x.type, x.type]),
+            ops.custom("mili.swiglu", DEVICE, [gate_up], [like_half.type])[0],
             ops.custom("mili.rope_table", DEVICE, [positions, frequencies, scale], [rope_out])[0],
         ]
 
-    x, gate_up = tensor(FLOAT, "T", "D"), tensor(FLOAT, "T", "F_times_2")
-    gamma, positions, frequencies = tensor(FLOAT, "D"), tensor(INT, "T"), tensor(FLOAT, "H")
-    half = tensor(FLOAT, "T", "F")
-
-    def with_half(values):
-        x, residual, gamma, gate_up, positions, frequencies, _ = values
-        return build([x, residual, gamma, gate_up, positions, frequencies])
-
-    return OpRunner([x, x, gamma, gate_up, positions, frequencies, half], with_half)
+    x, gate_up, half = tensor(FLOAT, "T", "D"), tensor(FLOAT, "T", "F_times_2"), tensor(FLOAT, "T", "F")
+    return OpRunner([x, x, tensor(FLOAT, "D"), gate_up, half, tensor(INT, "T"), tensor(FLOAT, "H")], build)
 
 
 @pytest.mark.parametrize(("rows", "size", "inner"), [(1, 1, 1), (1, 64, 3), (7, 100, 173), (300, 1024, 257)])
@@ -48,7 +40,7 @@ def test_match_references(run: OpRunner, rows: int, size: int, inner: int) -> No
     frequencies = (1e6 ** (-np.arange(32) / 32)).astype(np.float32)
 
     norm, add_norm, total, gated, rope = run(
-        x, residual, gamma, gate_up, positions, frequencies, np.zeros((rows, inner), np.float32)
+        x, residual, gamma, gate_up, np.zeros((rows, inner), np.float32), positions, frequencies
     )
 
     exact = x.astype(np.float64)
@@ -72,9 +64,9 @@ def test_extreme_values(run: OpRunner) -> None:
         np.zeros_like(x),
         np.ones(48, np.float32),
         gate_up,
+        np.zeros((2, 2), np.float32),
         np.zeros(2, np.int32),
         np.ones(16, np.float32),
-        np.zeros((2, 2), np.float32),
     )
     np.testing.assert_array_equal(norm[0], 0)
     np.testing.assert_allclose(norm[1], 1, rtol=1e-6)

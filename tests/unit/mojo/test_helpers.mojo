@@ -1,0 +1,113 @@
+"""Unit tests of the helpers of the kernels."""
+
+from std.testing import TestSuite, assert_almost_equal, assert_equal, assert_true
+
+from mojo_kernels.core.activations import silu
+from mojo_kernels.core.linear import linear_cpu
+from mojo_kernels.core.normalization import rms_norm_row
+from mojo_kernels.core.rope import rotate_half
+from mojo_kernels.memory.batch import request_of
+from mojo_kernels.utils.parallel import parallel_ranges, task_count
+from mojo_kernels.utils.simd import sum_of_squares
+from mojo_kernels.utils.types import untracked
+
+
+def test_request_of_finds_the_owner_of_every_row() raises:
+    var offsets: List[Int32] = [0, 1, 4, 5, 12]
+    var p = untracked(offsets.unsafe_ptr())
+    for request in range(4):
+        for row in range(Int(offsets[request]), Int(offsets[request + 1])):
+            assert_equal(request_of(p, 4, row), request)
+    _ = offsets^  # must outlive the pointer
+
+
+def test_request_of_skips_requests_without_rows() raises:
+    var offsets: List[Int32] = [0, 0, 3, 3, 4]
+    var p = untracked(offsets.unsafe_ptr())
+    assert_equal(request_of(p, 4, 0), 1)
+    assert_equal(request_of(p, 4, 2), 1)
+    assert_equal(request_of(p, 4, 3), 3)
+    _ = offsets^  # must outlive the pointer
+
+
+def test_small_work_stays_on_one_thread() raises:
+    assert_equal(task_count(1, 1_000_000_000), 1)
+    assert_equal(task_count(100, 10), 1)
+    assert_equal(task_count(0, 10), 1)
+    assert_true(task_count(1000, 1_000_000) >= 2)
+
+
+def test_ranges_cover_every_item_once() raises:
+    for items in [0, 1, 2, 3, 5, 64, 1001]:
+        for grain in [1, 4, 7]:
+            var counts = List[Int](length=items + 1, fill=0)
+            var p = counts.unsafe_ptr()
+
+            def count(begin: Int, end: Int) {var p}:
+                for i in range(begin, end):
+                    p[unsafe_offset=i] += 1
+
+            parallel_ranges(items, 1_000_000, count, grain=grain)
+            for i in range(items):
+                assert_equal(counts[i], 1)
+
+
+def test_sum_of_squares() raises:
+    for size in [1, 7, 16, 33, 100]:
+        var x = List[Float32](length=size, fill=0)
+        var expected = 0.0
+        for i in range(size):
+            x[i] = Float32(i) * 0.5 - 3
+            expected += Float64(x[i]) * Float64(x[i])
+        assert_almost_equal(sum_of_squares(untracked(x.unsafe_ptr()), size).cast[DType.float64](), expected, rtol=1e-6)
+        _ = x^
+
+
+def test_rms_norm_row() raises:
+    var x: List[Float32] = [3, -4, 0]
+    var gamma: List[Float32] = [1, 2, 5]
+    var y = List[Float32](length=3, fill=0)
+    rms_norm_row(
+        untracked(y.unsafe_ptr()), untracked(x.unsafe_ptr()), untracked(gamma.unsafe_ptr()), 3, 0
+    )
+    var rms = Float32(2.8867513)
+    assert_almost_equal(y[0], 3 / rms, rtol=1e-6)
+    assert_almost_equal(y[1], -8 / rms, rtol=1e-6)
+    assert_equal(y[2], 0)
+    _ = x^
+    _ = gamma^
+
+
+def test_rotation_keeps_lengths_and_turns_pairs() raises:
+    comptime D = 64
+    var x = List[Float32](length=D, fill=0)
+    var rope = List[Float32](length=D, fill=0)
+    for i in range(D):
+        x[i] = Float32(i) - 20
+        rope[i] = 0.6 if i < D // 2 else 0.8
+    var before = x.copy()
+    rotate_half(untracked(x.unsafe_ptr()), untracked(rope.unsafe_ptr()), D)
+    for i in range(D // 2):
+        assert_almost_equal(x[i], 0.6 * before[i] - 0.8 * before[i + D // 2], atol=1e-5)
+        assert_almost_equal(x[i + D // 2], 0.6 * before[i + D // 2] + 0.8 * before[i], atol=1e-5)
+    _ = rope^
+
+
+def test_silu() raises:
+    assert_equal(silu[1](Float32(0)), 0)
+    assert_almost_equal(silu[1](Float32(1)), 0.7310586, rtol=1e-6)
+    assert_almost_equal(silu[1](Float32(-20)), -4.1223073e-08, rtol=1e-4)
+
+
+def test_linear_of_one_element() raises:
+    var x: List[Float32] = [2]
+    var w: List[BFloat16] = [-3]
+    var y: List[Float32] = [0]
+    linear_cpu(untracked(y.unsafe_ptr()), untracked(x.unsafe_ptr()), untracked(w.unsafe_ptr()), 1, 1, 1)
+    assert_equal(y[0], -6)
+    _ = x^
+    _ = w^
+
+
+def main() raises:
+    TestSuite.discover_tests[__functions_in_module()]().run()
