@@ -1,0 +1,78 @@
+"""The whole model against Hugging Face transformers: logits after the prompt and at each of 32 decode steps.
+
+``MILI_GOLDEN_DIR`` names a folder with more cases (``make_golden.py --out DIR --random N``).
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from python_layer.model.batch import RaggedBatch, RequestRows
+from python_layer.model.qwen3_model import Qwen3Model
+from tests.golden.cases import GOLDEN, golden_folders, golden_prompts
+
+FOLDERS = golden_folders(GOLDEN) + golden_folders(Path(os.environ.get("MILI_GOLDEN_DIR", GOLDEN / "none")))
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+
+
+@pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)
+def folder(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+@pytest.fixture(scope="module", params=TOLERANCE)
+def model(request: pytest.FixtureRequest, folder: Path) -> Qwen3Model:
+    return Qwen3Model.from_pretrained(folder, dtype=request.param)
+
+
+def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+
+
+def stepwise_logits(model: Qwen3Model, prompt: list[int], forced: list[int], chunk: int) -> np.ndarray:
+    """Logits after the prompt, computed ``chunk`` tokens at a time, and after each forced token."""
+    pages = model.layout.pages_for(len(prompt) + len(forced))
+    cache = model.layout.allocate(pages)
+    tokens, computed, rows = [*prompt, *forced], 0, []
+    while computed < len(tokens):
+        end = min(computed + chunk, len(prompt)) if computed < len(prompt) else computed + 1
+        step = RequestRows(tokens[computed:end], computed, range(pages))
+        logits = model.forward(RaggedBatch.of([step]), cache)
+        computed = end
+        if computed >= len(prompt):
+            rows.append(logits[0])
+    return np.stack(rows)
+
+
+def test_logits_match_transformers(model: Qwen3Model, folder: Path) -> None:
+    for golden in golden_prompts(folder):
+        logits = stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=512)
+        for step, (actual, expected) in enumerate(zip(logits, golden.logits, strict=True)):
+            error = relative_error(actual, expected)
+            assert error < TOLERANCE[model.dtype], f"prompt of {len(golden.prompt)}, step {step}: {error}"
+
+
+def test_greedy_tokens_match_transformers(model: Qwen3Model, folder: Path) -> None:
+    if model.dtype != "float32":
+        return  # bfloat16 weights are another model: near ties may fall the other way
+    for golden in golden_prompts(folder):
+        result = model.generate(golden.prompt, max_tokens=len(golden.greedy), ignore_eos=True)
+        assert result.tokens == golden.greedy
+
+
+def test_chunks_and_neighbours_change_no_bit(model: Qwen3Model, folder: Path) -> None:
+    prompts = [golden.prompt for golden in golden_prompts(folder)]
+    alone = [stepwise_logits(model, prompt, [], chunk=512)[0] for prompt in prompts]
+    for prompt, expected in zip(prompts, alone, strict=True):
+        np.testing.assert_array_equal(stepwise_logits(model, prompt, [], chunk=7)[0], expected)
+
+    requests, first_page = [], 0
+    for prompt in prompts:
+        pages = model.layout.pages_for(len(prompt))
+        requests.append(RequestRows(prompt, 0, range(first_page, first_page + pages)))
+        first_page += pages
+    together = model.forward(RaggedBatch.of(requests[::-1]), model.layout.allocate(first_page))
+    for actual, expected in zip(together[::-1], alone, strict=True):
+        np.testing.assert_array_equal(actual, expected)
