@@ -1,61 +1,105 @@
-"""Compiled graphs on disk, so that a model is compiled once per machine and version."""
+"""Compiled graphs on disk, so that a model is compiled once per machine and version.
+
+Compiling takes about a gigabyte that would never come back to the system, so it happens in a process of its
+own: ``python -m python_layer.model.compile_cache``, with a pickled :class:`GraphRequest` as standard input.
+"""
 
 import hashlib
 import os
-from collections.abc import Callable
+import pickle
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
+from max.driver import CPU
+from max.dtype import DType
 from max.engine import CompiledModel, InferenceSession, read
-from max.graph import Graph
 
-from python_layer.model import graph as graph_module
-from python_layer.model.kernels import source_hash
+from python_layer.model import graph
+from python_layer.model.config import Qwen3Config
+from python_layer.model.kernels import kernel_package, source_hash
+from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.utils.cpu import cpu_fingerprint
+from python_layer.utils.errors import CompileError
+
+
+@dataclass(frozen=True)
+class GraphRequest:
+    """Everything that shapes a graph; see :func:`~python_layer.model.graph.build_graph`."""
+
+    config: Qwen3Config
+    layout: KVCacheLayout
+    dtype: DType
+
+    def key(self) -> str:
+        """A digest of everything the compiled graph depends on."""
+        builder = Path(graph.__file__).read_text(encoding="utf-8")
+        # The end-of-sequence tokens and the like are no part of the graph, but leaving them in costs little.
+        parts = [source_hash(), builder, cpu_fingerprint(), repr(self)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 class CompileCache:
-    """A folder of compiled graphs named by everything their code depends on.
+    """A folder of compiled kernels and graphs.
 
     Args:
-        folder: Where the files lie; made when first needed.
+        folder: Made when first needed.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def compile(
-        self, session: InferenceSession, description: str, build: Callable[[], Graph]
-    ) -> tuple[CompiledModel, bool]:
-        """The compiled graph, read from disk or else compiled and written there.
+    def get(self, request: GraphRequest) -> tuple[CompiledModel, bool]:
+        """The compiled graph and whether it was in the cache; compiled and kept there if not.
 
-        Args:
-            session: Compiles and later runs the graph.
-            description: Every argument of ``build`` that shapes the graph (configuration, types).
-            build: Makes the graph; called only on a miss.
-
-        Returns:
-            The compiled graph, and whether it came from the cache.
+        Raises:
+            CompileError: The kernels or the graph can't be compiled here, or the folder can't be written.
         """
-        file = self._folder / f"{_key(description)}.mef"
+        file = self._folder / "models" / f"{request.key()}.mef"
         if file.exists():
             try:
                 return read(file), True
-            except Exception:
-                # A damaged file only costs a compilation.
-                file.unlink(missing_ok=True)
-        compiled = session.compile(build())
+            except (RuntimeError, ValueError, OSError):
+                file.unlink(missing_ok=True)  # damaged: costs a compilation
+        kernels = kernel_package(self._folder)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             # Two processes may compile the same graph: each writes its own file, the last rename wins.
-            partial = file.with_suffix(f".{os.getpid()}")
-            compiled.export_mef(str(partial))
-            partial.replace(file)
-        except OSError:
-            pass  # An unwritable cache folder makes the next start slow, not this one wrong.
-        return compiled, False
+            with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+                made = Path(scratch) / file.name
+                _compile_apart(request, kernels, made)
+                made.replace(file)
+        except OSError as error:
+            raise CompileError(
+                f"can't write the compiled model to {file.parent}: {error.strerror}; "
+                "set MILI_CACHE_DIR to a writable folder"
+            ) from None
+        return read(file), False
 
 
-def _key(description: str) -> str:
-    builder = Path(graph_module.__file__).read_bytes()
-    parts = [source_hash(), hashlib.sha256(builder).hexdigest(), cpu_fingerprint(), description]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+def _compile_apart(request: GraphRequest, kernels: Path, output: Path) -> None:
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    result = subprocess.run(
+        [sys.executable, "-m", "python_layer.model.compile_cache"],
+        input=pickle.dumps((request, kernels, output)),
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+    )
+    if result.returncode != 0:
+        raise CompileError(f"the model's graph does not compile:\n{result.stderr.decode(errors='replace').strip()}")
+
+
+def _main() -> None:
+    request, kernels, output = pickle.load(sys.stdin.buffer)
+    built = graph.build_graph(request.config, request.layout, request.dtype, kernels)
+    session = InferenceSession(devices=[CPU()])  # must outlive what it compiles
+    compiled = session.compile(built)
+    compiled.export_mef(str(output))
+    # The engine's threads may abort the process when Python shuts down; the work is done and on disk.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main()

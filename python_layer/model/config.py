@@ -1,18 +1,31 @@
 """The configuration of a dense Qwen3 model, read from a checkpoint's config.json and checked field by field."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from python_layer.model.config_fields import Fields
 from python_layer.model.hub import resolve_model
 from python_layer.utils.errors import ConfigError
 
 HEAD_DIMS = (64, 128)
 DTYPES = ("float32", "bfloat16", "float16")
 ROPE_TYPES = ("default", "linear", "yarn")
+ROPE_FIELDS = {
+    *(
+        "rope_theta",
+        "rope_type",
+        "type",
+        "factor",
+        "original_max_position_embeddings",
+        "beta_fast",
+        "beta_slow",
+    ),
+    *("attention_factor", "mscale", "mscale_all_dim", "truncate", "partial_rotary_factor"),
+}
+MOST_LAYERS = 1024
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,8 @@ class Qwen3Config:
         tie_word_embeddings: Whether the output projection is the embedding.
         eos_token_ids: Tokens that end an answer.
         dtype: Type of the checkpoint's matrices: float32, bfloat16 or float16.
+        bos_token_id: Token that begins a text, if the model has one.
+        pad_token_id: Token that fills up a batch, if the model has one.
     """
 
     vocab_size: int
@@ -79,10 +94,15 @@ class Qwen3Config:
     tie_word_embeddings: bool
     eos_token_ids: tuple[int, ...]
     dtype: str
+    bos_token_id: int | None = None
+    pad_token_id: int | None = None
 
     @classmethod
     def from_pretrained(cls, path_or_hub_id: str | Path) -> "Qwen3Config":
         """Reads config.json, and the end-of-sequence tokens of generation_config.json, of a checkpoint.
+
+        Args:
+            path_or_hub_id: The checkpoint's folder, or a hub id like Qwen/Qwen3-0.6B.
 
         Raises:
             ConfigError: A file is missing or not JSON, or fields are wrong or not supported (all are named).
@@ -91,9 +111,10 @@ class Qwen3Config:
         raw = _read_object(folder / "config.json")
         generation = folder / "generation_config.json"
         if generation.exists():
+            # As in transformers, what generation_config.json says about the end goes before config.json.
             eos = _read_object(generation).get("eos_token_id")
             raw = raw if eos is None else raw | {"eos_token_id": eos}
-        return cls.from_dict(raw)
+        return cls._checked(raw, str(folder / "config.json"))
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "Qwen3Config":
@@ -102,34 +123,42 @@ class Qwen3Config:
         Raises:
             ConfigError: Lists every field that is missing, wrong or not supported, and why.
         """
-        fields = _Fields(raw)
+        return cls._checked(raw, "the model's config.json")
+
+    @classmethod
+    def _checked(cls, raw: Mapping[str, Any], origin: str) -> "Qwen3Config":
+        fields = Fields(raw)
         _check_architecture(fields)
-        heads = fields.positive_int("num_attention_heads")
         hidden = fields.positive_int("hidden_size")
-        head_dim = fields.positive_int("head_dim", default=hidden // heads if heads else 0)
+        heads = fields.positive_int("num_attention_heads")
         kv_heads = fields.positive_int("num_key_value_heads", default=heads)
-        if head_dim and head_dim not in HEAD_DIMS:
-            fields.problem("head_dim", f"is {head_dim}; the attention kernels have 64 and 128")
-        if heads and kv_heads and heads % kv_heads:
-            fields.problem("num_key_value_heads", f"is {kv_heads}, which does not divide {heads} query heads")
-        dtype_field = "dtype" if raw.get("dtype") is not None else "torch_dtype"
+        if heads % kv_heads:
+            fields.problem(
+                "num_key_value_heads", f"is {kv_heads}; it must divide num_attention_heads, {heads}"
+            )
+        bos, pad = fields.token_ids("bos_token_id"), fields.token_ids("pad_token_id")
         config = cls(
             vocab_size=fields.positive_int("vocab_size"),
             hidden_size=hidden,
             intermediate_size=fields.positive_int("intermediate_size"),
-            num_hidden_layers=fields.positive_int("num_hidden_layers"),
+            num_hidden_layers=fields.positive_int("num_hidden_layers", most=MOST_LAYERS),
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
-            head_dim=head_dim,
+            head_dim=_head_dim(fields, hidden, heads),
             rms_norm_eps=fields.positive_float("rms_norm_eps", default=1e-6),
             rope=_rope(fields),
             max_position_embeddings=fields.positive_int("max_position_embeddings", default=32768),
             attention_bias=fields.boolean("attention_bias", default=False),
             tie_word_embeddings=fields.boolean("tie_word_embeddings", default=False),
             eos_token_ids=fields.token_ids("eos_token_id"),
-            dtype=fields.one_of(dtype_field, DTYPES, default="bfloat16"),
+            dtype=fields.one_of(
+                "dtype" if fields.has("dtype") else "torch_dtype", DTYPES, default="bfloat16"
+            ),
+            bos_token_id=bos[0] if bos else None,
+            pad_token_id=pad[0] if pad else None,
         )
-        fields.raise_if_any()
+        if fields.problems:
+            raise ConfigError(f"{origin} is not supported: {'; '.join(fields.problems)}")
         return config
 
     @property
@@ -152,116 +181,74 @@ class Qwen3Config:
         return self.num_hidden_layers * layer + embeddings + self.hidden_size
 
 
-class _Fields:
-    """Reads fields by type and collects what is wrong with them."""
-
-    def __init__(self, raw: Mapping[str, Any], prefix: str = "", problems: list[str] | None = None) -> None:
-        self.raw = raw
-        self._prefix = prefix
-        self._problems: list[str] = [] if problems is None else problems
-
-    def sub(self, name: str, raw: Mapping[str, Any]) -> "_Fields":
-        return _Fields(raw, f"{self._prefix}{name}.", self._problems)
-
-    def problem(self, name: str, what: str) -> None:
-        self._problems.append(f"{self._prefix}{name} {what}")
-
-    def raise_if_any(self) -> None:
-        if self._problems:
-            raise ConfigError(f"the model's config.json is not supported: {'; '.join(self._problems)}")
-
-    def positive_int(self, name: str, default: int | None = None) -> int:
-        value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            if value is not None and value != 0 or name in self.raw:
-                self.problem(name, f"is {value!r}; it must be a positive whole number")
-            return 0
-        return value
-
-    def positive_float(self, name: str, default: float | None = None) -> float:
-        value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            if value is not None:
-                self.problem(name, f"is {value!r}; it must be a positive number")
-            return 1.0
-        return float(value)
-
-    def optional_float(self, name: str) -> float | None:
-        return None if self.raw.get(name) is None else self.positive_float(name)
-
-    def boolean(self, name: str, default: bool) -> bool:
-        value = self._get(name, default)
-        if not isinstance(value, bool):
-            self.problem(name, f"is {value!r}; it must be true or false")
-            return default
-        return value
-
-    def one_of(self, name: str, allowed: tuple[str, ...], default: str | None = None) -> str:
-        value = self._get(name, default)
-        if value not in allowed:
-            self.problem(name, f"is {value!r}; supported are {', '.join(allowed)}")
-            return allowed[0]
-        return str(value)
-
-    def token_ids(self, name: str) -> tuple[int, ...]:
-        value = self.raw.get(name)
-        values = [] if value is None else value if isinstance(value, list) else [value]
-        if any(isinstance(v, bool) or not isinstance(v, int) or v < 0 for v in values):
-            self.problem(name, f"is {value!r}; it must be a token id or a list of them")
-            return ()
-        return tuple(values)
-
-    def _get(self, name: str, default: Any) -> Any:
-        value = self.raw.get(name)
-        if value is None:
-            if default is None:
-                self.problem(name, "is missing")
-            return default
-        return value
-
-
-def _check_architecture(fields: _Fields) -> None:
+def _check_architecture(fields: Fields) -> None:
+    """What makes a model something else than a dense Qwen3 with full attention."""
     raw = fields.raw
-    if raw.get("model_type") != "qwen3":
-        fields.problem("model_type", f"is {raw.get('model_type')!r}; supported is 'qwen3' (dense Qwen3)")
-    if raw.get("hidden_act", "silu") != "silu":
-        fields.problem("hidden_act", f"is {raw['hidden_act']!r}; supported is 'silu'")
+    if not fields.has("model_type"):
+        fields.problem("model_type", "is missing; supported: qwen3 (dense)")
+    fields.one_of("model_type", ("qwen3",), default="qwen3")
+    fields.one_of("hidden_act", ("silu",), default="silu")
+    if fields.boolean("use_sliding_window", default=False):
+        fields.problem("use_sliding_window", "is True; supported: False (full attention in every layer)")
     layer_types = raw.get("layer_types")
-    sliding = isinstance(layer_types, list) and any(kind != "full_attention" for kind in layer_types)
-    if raw.get("use_sliding_window") or sliding:
-        name = "use_sliding_window" if raw.get("use_sliding_window") else "layer_types"
-        fields.problem(name, "asks for sliding-window attention; supported is full attention in every layer")
-    if raw.get("quantization_config") is not None:
-        fields.problem("quantization_config", "is present; supported are unquantised checkpoints")
+    if layer_types is not None and not isinstance(layer_types, list):
+        fields.problem("layer_types", f"is {layer_types!r}; it must be a list")
+    elif other := [kind for kind in layer_types or [] if kind != "full_attention"]:
+        fields.problem("layer_types", f"has {other[0]!r}; supported: full_attention in every layer")
+    if fields.has("quantization_config"):
+        fields.problem("quantization_config", "is present; supported: checkpoints that are not quantized")
 
 
-def _rope(fields: _Fields) -> RopeConfig:
+def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
+    if fields.has("head_dim"):
+        head_dim = fields.positive_int("head_dim")
+        origin = f"is {head_dim}"
+    else:
+        head_dim = hidden // heads
+        origin = f"is missing, and hidden_size / num_attention_heads is {hidden / heads:g}"
+    # A field already found wrong needs no second message.
+    known = not any(
+        problem.startswith(("head_dim ", "hidden_size ", "num_attention_heads "))
+        for problem in fields.problems
+    )
+    if known and (head_dim not in HEAD_DIMS or not fields.has("head_dim") and hidden % heads):
+        fields.problem("head_dim", f"{origin}; supported: 64 and 128")
+    return head_dim
+
+
+def _rope(fields: Fields) -> RopeConfig:
     """Both spellings: rope_theta and rope_scaling, or transformers 5's rope_parameters."""
-    name = "rope_parameters" if fields.raw.get("rope_parameters") is not None else "rope_scaling"
-    scaling = fields.raw.get(name)
-    if scaling is None:
-        return RopeConfig(theta=fields.positive_float("rope_theta", default=10000.0))
-    if not isinstance(scaling, dict):
-        fields.problem(name, f"is {scaling!r}; it must be an object")
-        return RopeConfig()
-    inner = fields.sub(name, scaling)
-    theta = (inner if "rope_theta" in scaling else fields).positive_float("rope_theta", default=10000.0)
-    kind = inner.one_of("rope_type" if "rope_type" in scaling else "type", ROPE_TYPES, default="default")
+    old, new = fields.raw.get("rope_scaling"), fields.raw.get("rope_parameters")
+    if old and new and old != new:
+        fields.problem("rope_scaling", "and rope_parameters are both given and differ; keep one")
+    inner = fields.sub("rope_scaling" if old else "rope_parameters")
+    for name in sorted(inner.raw.keys() - ROPE_FIELDS):
+        inner.problem(name, "is not a field of the supported rope types")
+    if inner.raw.get("partial_rotary_factor") not in (None, 1):
+        inner.problem("partial_rotary_factor", f"is {inner.raw['partial_rotary_factor']!r}; supported: 1")
+    with_theta = inner if inner.has("rope_theta") else fields
+    theta = with_theta.positive_float("rope_theta", default=10000.0)
+    if theta <= 1:
+        with_theta.problem("rope_theta", f"is {theta:g}; it must be above 1")
+    kind = inner.one_of("rope_type" if inner.has("rope_type") else "type", ROPE_TYPES, default="default")
     if kind == "default":
         return RopeConfig(theta=theta)
-    factor = inner.positive_float("factor")
-    if factor < 1:
-        inner.problem("factor", f"is {factor}; it must be 1 or more")
-    if kind == "linear":
-        return RopeConfig(theta=theta, type=kind, factor=factor)
+    factor = inner.positive_float("factor", least=1)
+    return RopeConfig(theta, kind, factor) if kind == "linear" else _yarn(fields, inner, theta, factor)
+
+
+def _yarn(fields: Fields, inner: Fields, theta: float, factor: float) -> RopeConfig:
     context = fields.raw.get("max_position_embeddings")
-    return RopeConfig(
+    # As in transformers, the field beside max_position_embeddings goes before the one in the rope object.
+    name = "original_max_position_embeddings"
+    original = (fields if fields.has(name) else inner).positive_int(
+        name, default=context if isinstance(context, int) and context > 0 else 32768
+    )
+    rope = RopeConfig(
         theta=theta,
-        type=kind,
+        type="yarn",
         factor=factor,
-        original_max_position_embeddings=inner.positive_int(
-            "original_max_position_embeddings", default=context if isinstance(context, int) else 32768
-        ),
+        original_max_position_embeddings=original,
         beta_fast=inner.positive_float("beta_fast", default=32.0),
         beta_slow=inner.positive_float("beta_slow", default=1.0),
         attention_factor=inner.optional_float("attention_factor"),
@@ -269,14 +256,19 @@ def _rope(fields: _Fields) -> RopeConfig:
         mscale_all_dim=inner.optional_float("mscale_all_dim"),
         truncate=inner.boolean("truncate", default=True),
     )
+    if rope.beta_fast < rope.beta_slow:
+        inner.problem(
+            "beta_fast", f"is {rope.beta_fast:g}; it must not be below beta_slow, {rope.beta_slow:g}"
+        )
+    return rope
 
 
 def _read_object(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{file} does not exist; a checkpoint folder has a {file.name}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{file} does not exist; a checkpoint's folder has a {file.name}") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} can't be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{file} holds a JSON {type(value).__name__}; it must be an object")

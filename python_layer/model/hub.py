@@ -1,48 +1,81 @@
 """A checkpoint's folder on this machine, from a path or a Hugging Face hub id."""
 
+import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from python_layer.utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def resolve_model(path_or_hub_id: str | Path) -> Path:
-    """The folder of a checkpoint, downloaded when a hub id was given and it is not in the hub's cache yet.
+    """The folder of a checkpoint.
+
+    A hub id is looked up in the hub's cache on this machine first, and downloaded when it is not all there.
+
+    Args:
+        path_or_hub_id: A folder, or a hub id like Qwen/Qwen3-0.6B.
 
     Raises:
         ConfigError: There is no such folder, or the model can't be had from the hub; says why.
     """
-    path = Path(path_or_hub_id)
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ConfigError(f"{path} is a file; give the checkpoint's folder")
-    name = str(path_or_hub_id)
+    path, name = Path(path_or_hub_id), str(path_or_hub_id)
+    try:
+        if path.is_dir():
+            return path
+        is_file = path.exists()
+    except OSError as error:
+        raise ConfigError(f"the folder {name} can't be read: {error.strerror}") from None
+    if is_file:
+        raise ConfigError(f"{name} is a file; give the checkpoint's folder")
     if not HUB_ID.fullmatch(name):
-        raise ConfigError(f"the folder {path} does not exist; give a checkpoint's folder or a hub id like Qwen/Qwen3-0.6B")
-    return _download(name)
-
-
-def _download(hub_id: str) -> Path:
+        raise ConfigError(f"the folder {name} does not exist; give a checkpoint's folder or a hub id (Qwen/Qwen3-0.6B)")
     try:
         import huggingface_hub
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
     except ImportError:
         raise ConfigError(
-            f"there is no folder {hub_id}; to download it from the hub, install huggingface_hub (pip install 'mili[hub]')"
+            f"there is no folder {name}; to download it from the hub, pip install huggingface_hub"
         ) from None
+    return _cached(huggingface_hub, name) or _download(huggingface_hub, name)
+
+
+def _cached(hub: "ModuleType", hub_id: str) -> Path | None:
     try:
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=FILES))
-    except GatedRepoError:
+        folder = Path(hub.snapshot_download(hub_id, allow_patterns=FILES, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+    return folder if _is_whole(folder) else None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a cached snapshot has its configuration and weights: an interrupted download leaves only some."""
+    if not (folder / "config.json").exists():
+        return False
+    if (folder / "model.safetensors").exists():
+        return True
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        return all((folder / name).exists() for name in set(index["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _download(hub: "ModuleType", hub_id: str) -> Path:
+    try:
+        return Path(hub.snapshot_download(hub_id, allow_patterns=FILES))
+    except hub.errors.GatedRepoError:
         raise ConfigError(f"{hub_id} asks for consent on the hub: accept it there and set HF_TOKEN") from None
-    except RepositoryNotFoundError:
-        raise ConfigError(f"there is neither a folder nor a hub model {hub_id}") from None
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except hub.errors.RepositoryNotFoundError:
+        raise ConfigError(f"there is neither a folder nor a hub model {hub_id} (a private one needs HF_TOKEN)") from None
+    except (OSError, ValueError) as error:  # every network error of the library is one of these
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"{hub_id} is not a folder here, and the hub can't be reached to download it ({reason}); "
-            "connect, or give the folder of a downloaded checkpoint"
+            f"{hub_id} is neither a folder nor in the hub's cache, and can't be downloaded ({reason}); "
+            "connect to the network, or give the folder of a checkpoint"
         ) from None

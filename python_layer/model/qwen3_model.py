@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -11,22 +10,21 @@ from typing import Literal
 import numpy as np
 from max.driver import CPU, Buffer
 from max.dtype import DType
-from max.engine import CompiledModel, InferenceSession
+from max.engine import InferenceSession
 from numpy.typing import NDArray
 
 from python_layer.model.batch import RaggedBatch
-from python_layer.model.compile_cache import CompileCache
+from python_layer.model.compile_cache import CompileCache, GraphRequest
 from python_layer.model.config import Qwen3Config
 from python_layer.model.generation import GeneratedToken, Generation, Generator
-from python_layer.model.graph import build_graph
-from python_layer.model.kernels import default_cache_dir, kernel_package
+from python_layer.model.kernels import default_cache_dir
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.sampling import SamplingParams
 from python_layer.model.weight_loader import LoadedWeights, WeightLoader
 from python_layer.model.weights import ignored_tensors, weight_specs
 from python_layer.tokenizer import QwenTokenizer
 from python_layer.tokenizer.tokenizer_files import has_tokenizer
-from python_layer.utils.errors import CompileError, ConfigError
+from python_layer.utils.errors import ConfigError
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 CacheDtypeName = Literal["auto", "float32", "bfloat16"]
@@ -37,7 +35,7 @@ class LoadTimes:
     """What making a model took.
 
     Attributes:
-        load_s: Seconds for the weights, from file to memory (beside compilation).
+        load_s: Seconds for the weights, from file to memory.
         compile_s: Seconds to compile the graph, or to read it from the cache.
         compile_cached: Whether it came from the cache.
         total_s: Seconds until the model could run.
@@ -84,14 +82,19 @@ class Qwen3Model:
         self.kv_dtype: str = ("float32" if self.dtype == "float32" else "bfloat16") if kv_dtype == "auto" else kv_dtype
         self.layout = KVCacheLayout.of(config, page_size, DType[self.kv_dtype])
         self._folder = weight_loader.path
-        self._cache_dir = cache_dir or default_cache_dir()
-        with ThreadPoolExecutor(1) as beside:
-            loading = beside.submit(self._load_weights, weight_loader)
-            session = InferenceSession(devices=[CPU()])
-            compiled, cached, compile_s = self._compile(session)
-            self._weights, load_s = loading.result()
+        request = GraphRequest(config, self.layout, DType[self.dtype])
+        compiled, cached = CompileCache(cache_dir or default_cache_dir()).get(request)
+        compiled_at = time.perf_counter()
+        self._weights = weight_loader.load(weight_specs(config), self.dtype, unused=ignored_tensors(config))
+        loaded_at = time.perf_counter()
+        session = InferenceSession(devices=[CPU()])
         self._model = session.init(compiled, weights_registry=_registry(self._weights))
-        self.load_times = LoadTimes(load_s, compile_s, cached, time.perf_counter() - started)
+        self.load_times = LoadTimes(
+            load_s=loaded_at - compiled_at,
+            compile_s=compiled_at - started,
+            compile_cached=cached,
+            total_s=time.perf_counter() - started,
+        )
 
     @classmethod
     def from_pretrained(cls, path_or_hub_id: str | Path, **options: object) -> "Qwen3Model":
@@ -182,24 +185,6 @@ class Qwen3Model:
         """
         params = SamplingParams(temperature, top_k, top_p, seed)
         return Generator(self).stream(prompt, params, max_tokens, logprobs, ignore_eos)
-
-    def _load_weights(self, loader: WeightLoader) -> tuple[LoadedWeights, float]:
-        started = time.perf_counter()
-        weights = loader.load(weight_specs(self.config), self.dtype, unused=ignored_tensors(self.config))
-        return weights, time.perf_counter() - started
-
-    def _compile(self, session: InferenceSession) -> tuple[CompiledModel, bool, float]:
-        started = time.perf_counter()
-        description = f"{asdict(self.config)} {self.dtype} {self.layout}"
-        try:
-            compiled, cached = CompileCache(self._cache_dir / "models").compile(
-                session,
-                description,
-                lambda: build_graph(self.config, self.layout, DType[self.dtype], kernel_package(self._cache_dir)),
-            )
-        except (RuntimeError, ValueError) as error:
-            raise CompileError(f"the model's graph could not be compiled: {error}") from error
-        return compiled, cached, time.perf_counter() - started
 
 
 def _registry(weights: LoadedWeights) -> dict[str, Buffer]:

@@ -16,14 +16,17 @@ def rope_frequencies(config: Qwen3Config) -> tuple[NDArray[np.float32], float]:
     """
     rope = config.rope
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    base = (np.float32(1) / np.float32(rope.theta) ** exponents).astype(np.float32)
+    # The float32 nearest to each power: an error in the last bit grows with the position it is multiplied by.
+    periods = np.power(rope.theta, exponents.astype(np.float64)).astype(np.float32)
+    frequencies = np.float32(1) / periods
     if rope.type == "linear":
-        return (base / np.float32(rope.factor)).astype(np.float32), 1.0
+        return frequencies / np.float32(rope.factor), 1.0
     if rope.type == "yarn":
-        kept = 1 - _yarn_ramp(rope, config.head_dim)
-        frequencies = base / np.float32(rope.factor) * (1 - kept) + base * kept
-        return frequencies.astype(np.float32), _yarn_attention_factor(rope)
-    return base, 1.0
+        kept = np.float32(1) - _yarn_ramp(rope, config.head_dim)
+        interpolated = np.float32(1) / (np.float32(rope.factor) * periods)
+        mixed = interpolated * (np.float32(1) - kept) + frequencies * kept
+        return mixed, _yarn_attention_factor(rope)
+    return frequencies, 1.0
 
 
 def _yarn_ramp(rope: RopeConfig, head_dim: int) -> NDArray[np.float32]:
