@@ -1,4 +1,4 @@
-"""The configuration of a dense Qwen3 model, read from a checkpoint's config.json and checked field by field."""
+"""The configuration of a dense Qwen3 model, read from a checkpoint's config.json and checked by field."""
 
 import json
 from collections.abc import Mapping
@@ -133,9 +133,7 @@ class Qwen3Config:
         heads = fields.positive_int("num_attention_heads")
         kv_heads = fields.positive_int("num_key_value_heads", default=heads)
         if heads % kv_heads:
-            fields.problem(
-                "num_key_value_heads", f"is {kv_heads}; it must divide num_attention_heads, {heads}"
-            )
+            fields.problem("num_key_value_heads", f"is {kv_heads}; it must divide num_attention_heads, {heads}")
         bos, pad = fields.token_ids("bos_token_id"), fields.token_ids("pad_token_id")
         config = cls(
             vocab_size=fields.positive_int("vocab_size"),
@@ -151,9 +149,7 @@ class Qwen3Config:
             attention_bias=fields.boolean("attention_bias", default=False),
             tie_word_embeddings=fields.boolean("tie_word_embeddings", default=False),
             eos_token_ids=fields.token_ids("eos_token_id"),
-            dtype=fields.one_of(
-                "dtype" if fields.has("dtype") else "torch_dtype", DTYPES, default="bfloat16"
-            ),
+            dtype=fields.one_of("dtype" if fields.has("dtype") else "torch_dtype", DTYPES, default="bfloat16"),
             bos_token_id=bos[0] if bos else None,
             pad_token_id=pad[0] if pad else None,
         )
@@ -208,10 +204,9 @@ def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
         origin = f"is missing, and hidden_size / num_attention_heads is {hidden / heads:g}"
     # A field already found wrong needs no second message.
     known = not any(
-        problem.startswith(("head_dim ", "hidden_size ", "num_attention_heads "))
-        for problem in fields.problems
+        problem.startswith(("head_dim ", "hidden_size ", "num_attention_heads ")) for problem in fields.problems
     )
-    if known and (head_dim not in HEAD_DIMS or not fields.has("head_dim") and hidden % heads):
+    if known and (head_dim not in HEAD_DIMS or (not fields.has("head_dim") and hidden % heads)):
         fields.problem("head_dim", f"{origin}; supported: 64 and 128")
     return head_dim
 
@@ -257,9 +252,7 @@ def _yarn(fields: Fields, inner: Fields, theta: float, factor: float) -> RopeCon
         truncate=inner.boolean("truncate", default=True),
     )
     if rope.beta_fast < rope.beta_slow:
-        inner.problem(
-            "beta_fast", f"is {rope.beta_fast:g}; it must not be below beta_slow, {rope.beta_slow:g}"
-        )
+        inner.problem("beta_fast", f"is {rope.beta_fast:g}; it must not be below beta_slow, {rope.beta_slow:g}")
     return rope
 
 

@@ -1,9 +1,15 @@
 """Conversion between the floating-point types of checkpoints; bfloat16 is held as uint16."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-STORAGE = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16), "float16": np.dtype(np.float16)}
+STORAGE: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(np.uint16),
+    "float16": np.dtype(np.float16),
+}
 """The NumPy type that holds the values of each type."""
 
 CHUNK = 1 << 16
@@ -11,7 +17,7 @@ CHUNK = 1 << 16
 
 
 def convert(values: NDArray[np.generic], source: str, target: NDArray[np.generic], dtype: str) -> None:
-    """Writes ``values`` of type ``source`` into ``target`` of type ``dtype``, rounding to nearest, ties to even.
+    """Writes ``values`` of type ``source`` into ``target`` of type ``dtype``; rounds to nearest, ties to even.
 
     Infinities stay infinite and NaN stays NaN; a finite value beyond bfloat16 becomes infinite.
 
@@ -48,11 +54,12 @@ def _to_float32(values: NDArray[np.generic], source: str) -> NDArray[np.float32]
 
 def _to_bfloat16(values: NDArray[np.float32], target: NDArray[np.generic]) -> None:
     bits = values.view(np.uint32)
-    odd = (bits >> np.uint32(16)) & np.uint32(1)
     # Half of the last kept bit, less the smallest amount when that bit is even: a tie then rounds to even.
-    odd += np.uint32(0x7FFF)
-    odd += bits
-    target[...] = odd >> np.uint32(16)
+    rounded = (bits >> np.uint32(16)) & np.uint32(1)
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    rounded >>= np.uint32(16)
+    target[...] = rounded
     nan = np.isnan(values)
     if nan.any():  # rounding may have carried the payload into an infinity: keep its upper half, made quiet
         target[nan] = (bits[nan] >> np.uint32(16)) | np.uint32(0x40)

@@ -39,9 +39,7 @@ def resolve_model(path_or_hub_id: str | Path) -> Path:
     try:
         import huggingface_hub
     except ImportError:
-        raise ConfigError(
-            f"there is no folder {name}; to download it from the hub, pip install huggingface_hub"
-        ) from None
+        raise ConfigError(f"there is no folder {name}; to download it from the hub, pip install 'mili[hub]'") from None
     return _cached(huggingface_hub, name) or _download(huggingface_hub, name)
 
 
@@ -54,7 +52,7 @@ def _cached(hub: "ModuleType", hub_id: str) -> Path | None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a cached snapshot has its configuration and weights: an interrupted download leaves only some."""
+    """Whether a cached snapshot has configuration and weights: an interrupted download leaves only some."""
     if not (folder / "config.json").exists():
         return False
     if (folder / "model.safetensors").exists():
@@ -72,8 +70,10 @@ def _download(hub: "ModuleType", hub_id: str) -> Path:
     except hub.errors.GatedRepoError:
         raise ConfigError(f"{hub_id} asks for consent on the hub: accept it there and set HF_TOKEN") from None
     except hub.errors.RepositoryNotFoundError:
-        raise ConfigError(f"there is neither a folder nor a hub model {hub_id} (a private one needs HF_TOKEN)") from None
-    except (OSError, ValueError) as error:  # every network error of the library is one of these
+        raise ConfigError(
+            f"there is neither a folder nor a hub model {hub_id} (a private one needs HF_TOKEN)"
+        ) from None
+    except Exception as error:  # whatever the network stack of the library's version raises
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(
             f"{hub_id} is neither a folder nor in the hub's cache, and can't be downloaded ({reason}); "

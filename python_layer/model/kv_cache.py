@@ -1,8 +1,8 @@
 """The paged KV cache's memory: one buffer of pages, each with every layer's keys and values of some positions."""
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
 from max.driver import Buffer
 from max.dtype import DType
 
@@ -36,7 +36,7 @@ class KVCacheLayout:
     @property
     def page_bytes(self) -> int:
         """Bytes of one page."""
-        return int(np.prod(self.page_shape)) * self.dtype.size_in_bytes
+        return math.prod(self.page_shape) * int(self.dtype.size_in_bytes)
 
     def pages_for(self, tokens: int) -> int:
         """Pages that hold this many tokens of one request."""

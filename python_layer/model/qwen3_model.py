@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from max.driver import CPU, Buffer
@@ -19,15 +18,13 @@ from python_layer.model.config import Qwen3Config
 from python_layer.model.generation import GeneratedToken, Generation, Generator
 from python_layer.model.kernels import default_cache_dir
 from python_layer.model.kv_cache import KVCacheLayout
+from python_layer.model.precision import resolve_dtypes
 from python_layer.model.sampling import SamplingParams
 from python_layer.model.weight_loader import LoadedWeights, WeightLoader
 from python_layer.model.weights import ignored_tensors, weight_specs
 from python_layer.tokenizer import QwenTokenizer
 from python_layer.tokenizer.tokenizer_files import has_tokenizer
 from python_layer.utils.errors import ConfigError
-
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
-CacheDtypeName = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,9 @@ class Qwen3Model:
     Args:
         config: The model's configuration.
         weight_loader: Its checkpoint.
-        dtype: Type of the matrices in memory; "auto" is the checkpoint's own. Activations and sums are float32.
-        kv_dtype: Type of the KV cache; "auto" is float32 for float32 matrices, else bfloat16.
+        dtype: Type of the matrices in memory: auto (the checkpoint's own), float32, bfloat16 or float16.
+            Activations and sums are float32.
+        kv_dtype: Type of the KV cache: auto (float32 beside float32 matrices, else bfloat16), float32 or bfloat16.
         page_size: Positions per page of the KV cache.
         cache_dir: Folder of compiled kernels and graphs; the default is the user's cache folder.
 
@@ -69,8 +67,8 @@ class Qwen3Model:
         config: Qwen3Config,
         weight_loader: WeightLoader,
         *,
-        dtype: DtypeName = "auto",
-        kv_dtype: CacheDtypeName = "auto",
+        dtype: str = "auto",
+        kv_dtype: str = "auto",
         page_size: int = 16,
         cache_dir: Path | None = None,
     ) -> None:
@@ -78,10 +76,9 @@ class Qwen3Model:
         if page_size < 1:
             raise ConfigError(f"page_size is {page_size}; it must be 1 or more")
         self.config = config
-        self.dtype: str = config.dtype if dtype == "auto" else dtype
-        self.kv_dtype: str = ("float32" if self.dtype == "float32" else "bfloat16") if kv_dtype == "auto" else kv_dtype
+        self.dtype, self.kv_dtype = resolve_dtypes(config, dtype, kv_dtype)
         self.layout = KVCacheLayout.of(config, page_size, DType[self.kv_dtype])
-        self._folder = weight_loader.path
+        self.folder = weight_loader.path
         request = GraphRequest(config, self.layout, DType[self.dtype])
         compiled, cached = CompileCache(cache_dir or default_cache_dir()).get(request)
         compiled_at = time.perf_counter()
@@ -103,6 +100,11 @@ class Qwen3Model:
         return cls(Qwen3Config.from_pretrained(loader.path), loader, **options)  # type: ignore[arg-type]
 
     @property
+    def name(self) -> str:
+        """The name of the checkpoint's folder."""
+        return self.folder.resolve().name
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of the weights in memory."""
         return self._weights.nbytes
@@ -114,7 +116,7 @@ class Qwen3Model:
         Raises:
             TokenizerError: Its files are damaged or not supported.
         """
-        return QwenTokenizer.from_pretrained(self._folder) if has_tokenizer(self._folder) else None
+        return QwenTokenizer.from_pretrained(self.folder) if has_tokenizer(self.folder) else None
 
     def forward(self, batch: RaggedBatch, cache: Buffer) -> NDArray[np.float32]:
         """Computes one step.

@@ -1,4 +1,4 @@
-"""Frequencies of the rotary position embedding, with context extension by YaRN (arXiv:2309.00071, section 3)."""
+"""Frequencies of the rotary position embedding, with YaRN's longer context (arXiv:2309.00071, section 3)."""
 
 import math
 
@@ -43,7 +43,8 @@ def _yarn_ramp(rope: RopeConfig, head_dim: int) -> NDArray[np.float32]:
     low, high = max(low, 0), min(high, head_dim - 1)
     width = high - low if high != low else 0.001  # a step, without a division by zero
     ramp = (np.arange(head_dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(width)
-    return np.clip(ramp, 0, 1).astype(np.float32)
+    clipped: NDArray[np.float32] = np.clip(ramp, 0, 1).astype(np.float32)
+    return clipped
 
 
 def _yarn_attention_factor(rope: RopeConfig) -> float:

@@ -77,7 +77,7 @@ class Sampler:
 
 
 def log_probabilities(logits: FloatArray) -> NDArray[np.float64]:
-    """log softmax of ``logits`` [vocab]."""
+    """Log softmax of ``logits`` [vocab]."""
     shifted = logits.astype(np.float64) - logits.max()
     result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
     return result

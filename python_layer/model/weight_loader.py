@@ -1,8 +1,8 @@
-"""Weights from safetensors checkpoints, each copied once from the mapped file into the process's own memory."""
+"""Weights of a safetensors checkpoint, each copied once from the mapped file into the process's memory."""
 
 import itertools
-import json
 import math
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,22 +11,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from python_layer.model.checkpoint import Checkpoint, open_checkpoint
 from python_layer.model.dtype_conversion import STORAGE, convert
 from python_layer.model.hub import resolve_model
-from python_layer.model.safetensors_file import SIZES, SafetensorsFile
-from python_layer.utils.errors import WeightError
+from python_layer.model.safetensors_file import SafetensorsFile
+from python_layer.utils.errors import ConfigError, WeightError
 from python_layer.utils.host_memory import anonymous_buffer
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 ALIGNMENT = 64
-CHUNK = 1 << 18
-"""Elements converted at a time: small enough to stay in the L2 cache."""
-THREADS = 4
+"""Bytes: a cache line, and the widest vector register."""
+PIECE = 1 << 22
+"""Elements copied by one task: bounds the file's pages in memory and spreads large tensors over threads."""
 MOST_PROBLEMS = 20
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all), from several threads."""
+"""Called with (bytes done, bytes in all), from the thread that loads."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,12 @@ class WeightSpec:
     sources: tuple[tuple[str, tuple[int, ...]], ...]
     dtype: str | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses sources that would not fill the weight."""
+        rows = sum(shape[0] for _, shape in self.sources)
+        if self.shape[0] != rows or any(shape[1:] != self.shape[1:] for _, shape in self.sources):
+            raise ValueError(f"the sources of {self.name} do not add up to {self.shape}: {self.sources}")
+
 
 class LoadedWeights(Mapping[str, NDArray[np.generic]]):
     """Weights by name, in one block of memory; bfloat16 as uint16.
@@ -53,6 +58,8 @@ class LoadedWeights(Mapping[str, NDArray[np.generic]]):
         arrays: The weights, views of one block.
         dtypes: Their types by name.
         nbytes: Bytes of the block in use.
+
+    The block is freed when the last view of any of its weights is gone.
     """
 
     def __init__(self, arrays: dict[str, NDArray[np.generic]], dtypes: dict[str, str], nbytes: int) -> None:
@@ -82,7 +89,7 @@ class WeightLoader:
 
     Args:
         path_or_hub_id: Folder or hub id.
-        progress: Told how many bytes are loaded.
+        progress: Told how many bytes of the checkpoint are loaded.
 
     Raises:
         ConfigError: There is no such folder or hub model.
@@ -93,7 +100,7 @@ class WeightLoader:
         self._progress = progress
 
     def load(self, specs: Sequence[WeightSpec], dtype: str, *, unused: Collection[str] = ()) -> LoadedWeights:
-        """Loads every weight of ``specs``.
+        """Loads every weight of ``specs``, all checked before the first is copied.
 
         Args:
             specs: What the model needs.
@@ -101,119 +108,94 @@ class WeightLoader:
             unused: Tensors the checkpoint may have though no spec names them.
 
         Raises:
-            WeightError: Lists every missing, unexpected or mis-shaped tensor and every damaged file.
+            ConfigError: ``dtype`` is not one of these.
+            WeightError: Lists every missing, unexpected or mis-shaped tensor and every damaged file; or names a
+                tensor with a value beyond float16.
         """
-        files = self._open()
-        tensors = {name: file for file in files for name in file.entries}
-        _check(specs, tensors, unused, self.path)
+        if dtype not in STORAGE:
+            raise ConfigError(f"the weights' dtype is {dtype!r}; supported: {', '.join(STORAGE)}")
+        checkpoint = open_checkpoint(self.path)
+        problems = [*checkpoint.problems, *_misfits(specs, checkpoint, unused)]
+        if problems:
+            more = len(problems) - MOST_PROBLEMS
+            listed = "; ".join(problems[:MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+            raise WeightError(f"the weights in {self.path} can't be used: {listed}")
 
         dtypes = {spec.name: spec.dtype or dtype for spec in specs}
-        sizes = [math.prod(spec.shape) * SIZES[dtypes[spec.name]] for spec in specs]
+        sizes = [math.prod(spec.shape) * STORAGE[dtypes[spec.name]].itemsize for spec in specs]
         offsets = [0, *itertools.accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
         block = anonymous_buffer(offsets[-1])
-        arrays = {}
-        for spec, offset, size in zip(specs, offsets, sizes, strict=False):
-            storage = STORAGE[dtypes[spec.name]]
-            arrays[spec.name] = block[offset : offset + size].view(storage).reshape(spec.shape)
-        self._fill(specs, tensors, arrays, dtypes)
+        arrays = {
+            spec.name: block[offset : offset + size].view(STORAGE[dtypes[spec.name]]).reshape(spec.shape)
+            for spec, offset, size in zip(specs, offsets[:-1], sizes, strict=True)
+        }
+        self._fill(
+            [piece for spec in specs for piece in _pieces(spec, checkpoint, arrays[spec.name], dtypes[spec.name])]
+        )
         return LoadedWeights(arrays, dtypes, offsets[-1])
 
-    def _fill(
-        self,
-        specs: Sequence[WeightSpec],
-        tensors: Mapping[str, SafetensorsFile],
-        arrays: Mapping[str, NDArray[np.generic]],
-        dtypes: Mapping[str, str],
-    ) -> None:
-        jobs = []
-        for spec in specs:
-            row = 0
-            for source, shape in spec.sources:
-                jobs.append((source, arrays[spec.name][row : row + shape[0]], dtypes[spec.name]))
-                row += shape[0]
-        total = sum(_source_bytes(tensors[source], source) for source, _, _ in jobs)
+    def _fill(self, pieces: Sequence["_Piece"]) -> None:
+        total = sum(piece.source_bytes for piece in pieces)
         done = 0
-        with ThreadPoolExecutor(THREADS) as pool:
-            for size in pool.map(lambda job: _copy(tensors[job[0]], *job), jobs):
-                done += size
+        # NumPy copies and converts without the interpreter's lock, and page faults go in parallel.
+        with ThreadPoolExecutor(min(8, max(2, os.cpu_count() or 1))) as pool:
+            for piece, _ in zip(pieces, pool.map(_Piece.copy, pieces), strict=True):
+                done += piece.source_bytes
                 if self._progress:
                     self._progress(done, total)
 
-    def _open(self) -> list[SafetensorsFile]:
-        index = self.path / INDEX_FILE
-        if not index.exists():
-            single = self.path / SINGLE_FILE
-            if not single.exists():
-                raise WeightError(f"{self.path} has neither {SINGLE_FILE} nor {INDEX_FILE}; a checkpoint has one of them")
-            return [SafetensorsFile(single)]
-        placed = _read_index(index)
-        files, problems = {}, []
-        for name in sorted(set(placed.values())):
-            try:
-                files[name] = SafetensorsFile(self.path / name)
-            except WeightError as error:
-                problems.append(str(error))
-        for tensor, name in placed.items():
-            if name in files and tensor not in files[name].entries:
-                problems.append(f"{INDEX_FILE} places {tensor} in {name}, which does not hold it")
-        _raise_if_any(problems, self.path)
-        return list(files.values())
+
+@dataclass(frozen=True)
+class _Piece:
+    """Elements ``start`` and following of a checkpoint's tensor, and the place where they go."""
+
+    file: SafetensorsFile
+    source: str
+    start: int
+    target: NDArray[np.generic]
+    dtype: str
+
+    @property
+    def source_bytes(self) -> int:
+        return len(self.target) * STORAGE[self.file.entries[self.source].dtype].itemsize
+
+    def copy(self) -> None:
+        values = self.file.values(self.source)
+        stop = self.start + len(self.target)
+        try:
+            convert(values[self.start : stop], self.file.entries[self.source].dtype, self.target, self.dtype)
+        except OverflowError:
+            raise WeightError(
+                f"{self.file.path}: {self.source} has values beyond float16; load it as bfloat16 or float32"
+            ) from None
+        # Else the whole file would stay in memory beside its copy until the end.
+        self.file.release(self.source, self.start * values.itemsize, stop * values.itemsize)
 
 
-def _copy(file: SafetensorsFile, source: str, target: NDArray[np.generic], dtype: str) -> int:
-    """Copies one tensor into its place, chunk by chunk; returns the bytes read."""
-    entry = file.entries[source]
-    values = file.bytes_of(source).view(STORAGE[entry.dtype].newbyteorder("<"))
-    flat = target.reshape(-1)
-    for start in range(0, len(flat), CHUNK):
-        part = slice(start, start + CHUNK)
-        convert(values[part], entry.dtype, flat[part], dtype)
-        if dtype == "float16" and entry.dtype != dtype and np.isinf(flat[part]).any():
-            raise WeightError(f"{file.path}: {source} has values beyond float16; load it as bfloat16 or float32")
-    file.release(source)
-    return entry.end - entry.begin
+def _pieces(spec: WeightSpec, checkpoint: Checkpoint, array: NDArray[np.generic], dtype: str) -> Iterator[_Piece]:
+    row = 0
+    for source, shape in spec.sources:
+        flat = array[row : row + shape[0]].reshape(-1)
+        row += shape[0]
+        for start in range(0, len(flat), PIECE):
+            yield _Piece(checkpoint.tensors[source], source, start, flat[start : start + PIECE], dtype)
 
 
-def _source_bytes(file: SafetensorsFile, source: str) -> int:
-    return file.entries[source].end - file.entries[source].begin
-
-
-def _read_index(index: Path) -> dict[str, str]:
-    """Tensor name -> file name, each a plain name inside the folder."""
-    try:
-        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise WeightError(f"{index} can't be read: it must be JSON with a weight_map ({error})") from None
-    if not isinstance(placed, dict) or not placed:
-        raise WeightError(f"{index} has a weight_map that is not an object with entries")
-    for tensor, name in placed.items():
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise WeightError(f"{index} places {tensor} in {name!r}; it must name a .safetensors file beside it")
-    return placed
-
-
-def _check(
-    specs: Sequence[WeightSpec], tensors: Mapping[str, SafetensorsFile], unused: Collection[str], folder: Path
-) -> None:
-    problems = []
+def _misfits(specs: Sequence[WeightSpec], checkpoint: Checkpoint, unused: Collection[str]) -> Iterator[str]:
+    """The ways in which a checkpoint's tensors are not those that were asked for."""
     wanted = dict(source for spec in specs for source in spec.sources)
     for name, shape in wanted.items():
-        if name not in tensors:
-            problems.append(f"{name} is missing")
+        file = checkpoint.tensors.get(name)
+        if file is None:
+            # Where a file can't be read, or the index and its file disagree, that is already said.
+            if checkpoint.promised is not None and name not in checkpoint.promised:
+                yield f"{name} is missing"
             continue
-        entry = tensors[name].entries[name]
+        entry = file.entries[name]
         if entry.shape != shape:
-            problems.append(f"{name} has shape {list(entry.shape)}, config.json asks for {list(shape)}")
-        if entry.dtype not in SIZES:
-            problems.append(f"{name} has type {entry.dtype}; supported are F32, BF16 and F16")
-    for name in tensors:
+            yield f"{name} has shape {list(entry.shape)}, but config.json asks for {list(shape)}"
+        if entry.dtype not in STORAGE:
+            yield f"{name} has type {entry.dtype}; supported: F32, BF16 and F16"
+    for name in checkpoint.tensors:
         if name not in wanted and name not in unused and not name.endswith("rotary_emb.inv_freq"):
-            problems.append(f"{name} is unexpected")
-    _raise_if_any(problems, folder)
-
-
-def _raise_if_any(problems: Sequence[str], folder: Path) -> None:
-    if problems:
-        more = len(problems) - MOST_PROBLEMS
-        listed = "; ".join(problems[:MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
-        raise WeightError(f"the weights in {folder} do not fit the model: {listed}")
+            yield f"{name} is unexpected"

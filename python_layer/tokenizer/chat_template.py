@@ -47,7 +47,7 @@ class ChatTemplate:
         config_file, template_file = folder / "tokenizer_config.json", folder / "chat_template.jinja"
         config = read_json(config_file) if config_file.exists() else {}
         if template_file.exists():
-            source = template_file.read_text(encoding="utf-8")
+            source: Any = template_file.read_text(encoding="utf-8")
         else:
             source = config.get("chat_template")
             if isinstance(source, list):  # several, by name

@@ -154,7 +154,9 @@ def _added_tokens_of(folder: Path) -> list[AddedToken]:
         except (AttributeError, TypeError, ValueError):
             raise TokenizerError(f"{config} has an added_tokens_decoder that is not id -> token") from None
     if plain.exists():
-        return [_added_token({"id": i, "content": text, "special": True}, plain) for text, i in read_json(plain).items()]
+        return [
+            _added_token({"id": i, "content": text, "special": True}, plain) for text, i in read_json(plain).items()
+        ]
     return []
 
 
@@ -163,7 +165,9 @@ def _added_token(raw: Any, file: Path) -> AddedToken:
         raise TokenizerError(f"{file} has an added token without id and content: {raw!r}")
     flags = [name for name in ("lstrip", "rstrip", "single_word") if raw.get(name)]
     if flags:
-        raise TokenizerError(f"{file}: added token {raw['content']!r} asks for {', '.join(flags)}, which is not supported")
+        raise TokenizerError(
+            f"{file}: added token {raw['content']!r} asks for {', '.join(flags)}, which is not supported"
+        )
     return AddedToken(raw["id"], raw["content"], bool(raw.get("special")))
 
 

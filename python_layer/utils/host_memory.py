@@ -14,8 +14,8 @@ HUGE_PAGE = 2 << 20
 def anonymous_buffer(size: int) -> NDArray[np.uint8]:
     """Zeroed memory that begins at a multiple of 2 MiB and takes room only where it is written.
 
-    Huge pages spare the processor most of its address look-ups when it streams through the buffer; Linux gives
-    them to whoever asks.
+    Huge pages spare the processor most of its address look-ups when it streams through the buffer; Linux
+    gives them to whoever asks.
 
     Args:
         size: Bytes.

@@ -81,7 +81,9 @@ def main() -> None:
     if options.model:
         model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
         options.out.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(options.out / "golden.npz", **run(model, options.seed, options.prompt_lengths, options.steps)[0])
+        np.savez_compressed(
+            options.out / "golden.npz", **run(model, options.seed, options.prompt_lengths, options.steps)[0]
+        )
         return
     rng = np.random.default_rng(options.seed)
     cases = {f"random{i}": random_case(rng) for i in range(options.random)} if options.random else CASES

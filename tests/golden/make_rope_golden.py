@@ -24,8 +24,15 @@ CASES: dict[str, dict[str, object]] = {
         "head_dim": 64,
     },
     "yarn": {"rope_theta": 1000000.0, "rope_scaling": YARN, "max_position_embeddings": 131072},
-    "yarn_old_spelling": {"rope_theta": 1000000.0, "rope_scaling": OLD_YARN, "max_position_embeddings": 131072},
-    "yarn_in_parameters": {"rope_parameters": YARN | {"rope_theta": 1000000.0}, "max_position_embeddings": 131072},
+    "yarn_old_spelling": {
+        "rope_theta": 1000000.0,
+        "rope_scaling": OLD_YARN,
+        "max_position_embeddings": 131072,
+    },
+    "yarn_in_parameters": {
+        "rope_parameters": YARN | {"rope_theta": 1000000.0},
+        "max_position_embeddings": 131072,
+    },
     "yarn_head_dim_64": {"rope_theta": 10000.0, "rope_scaling": YARN, "head_dim": 64},
     "yarn_default_context": {
         "rope_theta": 1000000.0,

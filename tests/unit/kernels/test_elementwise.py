@@ -46,9 +46,7 @@ def test_match_references(run: OpRunner, rows: int, size: int, inner: int) -> No
     exact = x.astype(np.float64)
     np.testing.assert_allclose(norm, reference.rms_norm(exact, gamma, EPS), rtol=2e-6, atol=1e-6)
     np.testing.assert_array_equal(total, x + residual)
-    np.testing.assert_allclose(
-        add_norm, reference.rms_norm(total.astype(np.float64), gamma, EPS), rtol=2e-6, atol=1e-6
-    )
+    np.testing.assert_allclose(add_norm, reference.rms_norm(total.astype(np.float64), gamma, EPS), rtol=2e-6, atol=1e-6)
     gate, up = np.split(gate_up.astype(np.float64), 2, axis=1)
     np.testing.assert_allclose(gated, gate / (1 + np.exp(-gate)) * up, rtol=3e-6, atol=1e-6)
     angles = (positions.astype(np.float32)[:, None] * frequencies).astype(np.float64)

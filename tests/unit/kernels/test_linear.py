@@ -54,9 +54,7 @@ def test_matches_reference(run: OpRunner, weight_type: DType, rows: int, outputs
 
 def test_no_rows(run: OpRunner, weight_type: DType) -> None:
     w, _ = to_dtype(np.ones((5, 8)), weight_type)
-    linear, with_bias, gathered = run(
-        np.zeros((0, 8), np.float32), w, np.zeros(5, np.float32), np.zeros(0, np.int32)
-    )
+    linear, with_bias, gathered = run(np.zeros((0, 8), np.float32), w, np.zeros(5, np.float32), np.zeros(0, np.int32))
     assert linear.shape == with_bias.shape == (0, 5)
     assert gathered.shape == (0, 8)
 

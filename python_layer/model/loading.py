@@ -1,0 +1,27 @@
+"""The model that the settings name."""
+
+from pathlib import Path
+
+from python_layer.model.config import Qwen3Config
+from python_layer.model.kernels import default_cache_dir
+from python_layer.model.qwen3_model import Qwen3Model
+from python_layer.model.random_model import ensure_random_model
+from python_layer.model.weight_loader import Progress, WeightLoader
+from python_layer.utils.settings import Settings
+
+
+def model_path(settings: Settings) -> str | Path:
+    """The checkpoint: the one that is set, or a small one with random weights that is made on the spot."""
+    return settings.model or ensure_random_model(default_cache_dir() / "mili-random")
+
+
+def load_model(settings: Settings, progress: Progress | None = None) -> Qwen3Model:
+    """Loads and compiles the model; errors as in :class:`~python_layer.model.qwen3_model.Qwen3Model`."""
+    loader = WeightLoader(model_path(settings), progress=progress)
+    return Qwen3Model(
+        Qwen3Config.from_pretrained(loader.path),
+        loader,
+        dtype=settings.dtype,
+        kv_dtype=settings.kv_dtype,
+        page_size=settings.page_size,
+    )

@@ -1,0 +1,28 @@
+"""Which types a model runs in."""
+
+from python_layer.model.config import Qwen3Config
+from python_layer.utils.errors import ConfigError
+
+MATRIX_DTYPES = ("float32", "bfloat16", "float16")
+CACHE_DTYPES = ("float32", "bfloat16")
+
+
+def resolve_dtypes(config: Qwen3Config, dtype: str, kv_dtype: str) -> tuple[str, str]:
+    """The types of the matrices and of the KV cache.
+
+    Args:
+        config: The model; its checkpoint's type is what "auto" means for matrices.
+        dtype: "auto", float32, bfloat16 or float16.
+        kv_dtype: "auto", float32 or bfloat16; "auto" is float32 beside float32 matrices, else bfloat16.
+
+    Raises:
+        ConfigError: Another value.
+    """
+    if dtype not in ("auto", *MATRIX_DTYPES):
+        raise ConfigError(f"dtype is {dtype!r}; supported are auto, {', '.join(MATRIX_DTYPES)}")
+    if kv_dtype not in ("auto", *CACHE_DTYPES):
+        raise ConfigError(f"kv_dtype is {kv_dtype!r}; supported are auto, {', '.join(CACHE_DTYPES)}")
+    matrices = config.dtype if dtype == "auto" else dtype
+    if kv_dtype != "auto":
+        return matrices, kv_dtype
+    return matrices, "float32" if matrices == "float32" else "bfloat16"

@@ -1,0 +1,46 @@
+"""What a model is and needs, from its configuration alone: no weight is read."""
+
+import math
+from dataclasses import fields
+
+from max.dtype import DType
+
+from python_layer.model.config import Qwen3Config
+from python_layer.model.hub import resolve_model
+from python_layer.model.kv_cache import KVCacheLayout
+from python_layer.model.loading import model_path
+from python_layer.model.precision import resolve_dtypes
+from python_layer.model.weights import weight_specs
+from python_layer.utils.cpu import cpu_description, vector_isa
+from python_layer.utils.settings import Settings
+
+
+def model_summary(settings: Settings) -> dict[str, str]:
+    """Names and values to show: configuration, parameters, memory, CPU path.
+
+    Raises:
+        ConfigError: The configuration is missing, wrong or not supported.
+    """
+    folder = resolve_model(model_path(settings))
+    config = Qwen3Config.from_pretrained(folder)
+    dtype, kv_dtype = resolve_dtypes(config, settings.dtype, settings.kv_dtype)
+    layout = KVCacheLayout.of(config, settings.page_size, DType[kv_dtype])
+    matrix_bytes = DType[dtype].size_in_bytes
+    weights = sum(
+        math.prod(spec.shape) * (4 if spec.dtype == "float32" else matrix_bytes) for spec in weight_specs(config)
+    )
+    context = config.max_position_embeddings
+    return {
+        "model": str(folder),
+        **{f"config.{field.name}": str(getattr(config, field.name)) for field in fields(config)},
+        "parameters": f"{config.num_parameters:,}",
+        "weights": f"{_megabytes(weights)} as {dtype}",
+        "KV cache": f"{layout.page_bytes / layout.page_size / 1024:,.1f} KiB a token as {kv_dtype}, "
+        f"{_megabytes(layout.page_bytes * layout.pages_for(context))} for the whole context of {context:,} tokens",
+        "CPU": cpu_description().get("model name", "unknown"),
+        "CPU path": vector_isa(),
+    }
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
