@@ -75,9 +75,13 @@ def _read_index(index: Path) -> dict[str, str]:
     if not isinstance(placed, dict) or not placed:
         raise WeightError(f"{index.name} lacks a weight_map from tensors to files")
     # A name with a folder in it could read files outside the checkpoint.
-    wrong = {repr(n) for n in placed.values() if not isinstance(n, str) or Path(n).name != n or "\0" in n}
+    wrong = {repr(name) for name in placed.values() if not _is_plain(name)}
     if wrong:
         raise WeightError(
             f"{index.name} places tensors in {', '.join(sorted(wrong))}; only plain file names are allowed"
         )
     return placed
+
+
+def _is_plain(name: object) -> bool:
+    return isinstance(name, str) and Path(name).name == name and name not in ("", "..") and "\0" not in name

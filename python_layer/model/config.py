@@ -132,7 +132,7 @@ class Qwen3Config:
         hidden = fields.positive_int("hidden_size")
         heads = fields.positive_int("num_attention_heads")
         kv_heads = fields.positive_int("num_key_value_heads", default=heads)
-        if heads % kv_heads:
+        if fields.right("num_attention_heads", "num_key_value_heads") and heads % kv_heads:
             fields.problem("num_key_value_heads", f"is {kv_heads}; it must divide num_attention_heads, {heads}")
         bos, pad = fields.token_ids("bos_token_id"), fields.token_ids("pad_token_id")
         config = cls(
@@ -196,19 +196,16 @@ def _check_architecture(fields: Fields) -> None:
 
 
 def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
+    """The field, or else the hidden size shared out over the heads."""
     if fields.has("head_dim"):
         head_dim = fields.positive_int("head_dim")
-        origin = f"is {head_dim}"
-    else:
-        head_dim = hidden // heads
-        origin = f"is missing, and hidden_size / num_attention_heads is {hidden / heads:g}"
-    # A field already found wrong needs no second message.
-    known = not any(
-        problem.startswith(("head_dim ", "hidden_size ", "num_attention_heads ")) for problem in fields.problems
-    )
-    if known and (head_dim not in HEAD_DIMS or (not fields.has("head_dim") and hidden % heads)):
-        fields.problem("head_dim", f"{origin}; supported: 64 and 128")
-    return head_dim
+        if fields.right("head_dim") and head_dim not in HEAD_DIMS:
+            fields.problem("head_dim", f"is {head_dim}; supported: 64 and 128")
+        return head_dim
+    if fields.right("hidden_size", "num_attention_heads") and hidden / heads not in HEAD_DIMS:
+        per_head = f"hidden_size / num_attention_heads is {hidden / heads:g}"
+        fields.problem("head_dim", f"is missing, and {per_head}; supported: 64 and 128")
+    return hidden // heads
 
 
 def _rope(fields: Fields) -> RopeConfig:
@@ -223,7 +220,7 @@ def _rope(fields: Fields) -> RopeConfig:
         inner.problem("partial_rotary_factor", f"is {inner.raw['partial_rotary_factor']!r}; supported: 1")
     with_theta = inner if inner.has("rope_theta") else fields
     theta = with_theta.positive_float("rope_theta", default=10000.0)
-    if theta <= 1:
+    if with_theta.right("rope_theta") and theta <= 1:
         with_theta.problem("rope_theta", f"is {theta:g}; it must be above 1")
     kind = inner.one_of("rope_type" if inner.has("rope_type") else "type", ROPE_TYPES, default="default")
     if kind == "default":

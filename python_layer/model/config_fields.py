@@ -23,6 +23,7 @@ class Fields:
         self.raw = raw
         self.problems: list[str] = [] if problems is None else problems
         self._prefix = prefix
+        self._wrong: set[str] = set()
 
     def sub(self, name: str) -> "Fields":
         """The fields of the object in a field; none where it is absent or no object."""
@@ -35,6 +36,11 @@ class Fields:
     def problem(self, name: str, what: str) -> None:
         """Notes what is wrong with a field."""
         self.problems.append(f"{self._prefix}{name} {what}")
+        self._wrong.add(name)
+
+    def right(self, *names: str) -> bool:
+        """Whether nothing was found wrong with these fields."""
+        return self._wrong.isdisjoint(names)
 
     def has(self, name: str) -> bool:
         """Whether the field is there and not null."""

@@ -14,7 +14,7 @@ from python_layer.model.config import Qwen3Config
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.sampling import Sampler, SamplingParams, log_probabilities, top_log_probabilities
 from python_layer.tokenizer import QwenTokenizer, StreamingDetokenizer
-from python_layer.utils.errors import InvalidRequestError
+from python_layer.utils.errors import InvalidRequestError, TokenizerError
 
 PREFILL_CHUNK = 512
 """Most prompt tokens per step: bounds the memory of activations, whatever the prompt's length."""
@@ -183,10 +183,7 @@ class Generator:
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         if not isinstance(prompt, str):
             return [int(token) for token in prompt]
-        tokenizer = self._model.tokenizer
-        if tokenizer is None:
-            raise InvalidRequestError("the checkpoint has no tokenizer; give the prompt as token ids", "prompt")
-        return tokenizer.encode(prompt, allow_special=True)
+        return encode_prompt(self._model.tokenizer, prompt)
 
     def _check(self, ids: list[int], max_tokens: int, logprobs: int) -> None:
         config = self._model.config
@@ -207,3 +204,17 @@ class Generator:
             )
         if not 0 <= logprobs <= MAX_LOGPROBS:
             raise InvalidRequestError(f"logprobs is {logprobs}; it must be from 0 to {MAX_LOGPROBS}", "logprobs")
+
+
+def encode_prompt(tokenizer: QwenTokenizer | None, text: str) -> list[int]:
+    """The token ids of a prompt in which special tokens are recognised.
+
+    Raises:
+        InvalidRequestError: There is no tokenizer, or the text is no valid Unicode.
+    """
+    if tokenizer is None:
+        raise InvalidRequestError("the checkpoint has no tokenizer; give the prompt as token ids", "prompt")
+    try:
+        return tokenizer.encode(text, allow_special=True)
+    except TokenizerError as error:
+        raise InvalidRequestError(str(error), "prompt") from None

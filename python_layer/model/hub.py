@@ -66,7 +66,7 @@ def _is_whole(folder: Path) -> bool:
 
 def _download(hub: "ModuleType", hub_id: str) -> Path:
     try:
-        return Path(hub.snapshot_download(hub_id, allow_patterns=FILES))
+        folder = Path(hub.snapshot_download(hub_id, allow_patterns=FILES))
     except hub.errors.GatedRepoError:
         raise ConfigError(f"{hub_id} asks for consent on the hub: accept it there and set HF_TOKEN") from None
     except hub.errors.RepositoryNotFoundError:
@@ -79,3 +79,9 @@ def _download(hub: "ModuleType", hub_id: str) -> Path:
             f"{hub_id} is neither a folder nor in the hub's cache, and can't be downloaded ({reason}); "
             "connect to the network, or give the folder of a checkpoint"
         ) from None
+    if not _is_whole(folder):  # without a network the library hands out what the cache has
+        raise ConfigError(
+            f"{hub_id} lacks config.json or model.safetensors in {folder}: either the hub has no safetensors of it, "
+            "or an earlier download was cut off and the hub can't be reached now"
+        )
+    return folder

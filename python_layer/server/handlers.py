@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from anyio import to_thread
 
-from python_layer.model.generation import GeneratedToken
+from python_layer.model.generation import GeneratedToken, encode_prompt
 from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.server.schemas import ChatCompletionRequest, CompletionRequest, SamplingFields
 from python_layer.tokenizer import ChatTemplate
@@ -97,7 +97,9 @@ class Handlers:
         Raises:
             MiliError: The request can't be served as asked.
         """
-        prompt = self._encode(request.prompt) if isinstance(request.prompt, str) else request.prompt
+        prompt = (
+            encode_prompt(self._model.tokenizer, request.prompt) if isinstance(request.prompt, str) else request.prompt
+        )
         return self._answer("text_completion", prompt, request)
 
     async def chat(self, request: ChatCompletionRequest) -> Answer:
@@ -108,7 +110,7 @@ class Handlers:
         """
         template = await to_thread.run_sync(ChatTemplate.from_pretrained, self._model.folder)
         text = template.render([message.model_dump() for message in request.messages])
-        return self._answer("chat.completion", self._encode(text), request)
+        return self._answer("chat.completion", encode_prompt(self._model.tokenizer, text), request)
 
     def _answer(self, kind: Kind, prompt: Sequence[int], request: SamplingFields) -> Answer:
         if request.model is not None and request.model != self.model_name:
@@ -139,12 +141,6 @@ class Handlers:
         async with self._turn:
             while (step := await to_thread.run_sync(next, steps, None)) is not None:
                 yield step
-
-    def _encode(self, text: str) -> list[int]:
-        tokenizer = self._model.tokenizer
-        if tokenizer is None:
-            raise InvalidRequestError("the model has no tokenizer; give the prompt as token ids", "prompt")
-        return tokenizer.encode(text, allow_special=True)
 
 
 def _message(content: str) -> dict[str, str]:

@@ -20,15 +20,18 @@ def test_equals_transformers_in_float32(name: str) -> None:
     frequencies, scale = rope_frequencies(Qwen3Config.from_dict(GOLDEN[name]["config"]))
     expected = np.array(GOLDEN[name]["frequencies"], np.float32)
     assert frequencies.dtype == np.float32 and frequencies.shape == expected.shape
-    # torch's vectorised power may differ from the nearest float32 in the last bit, now and then.
-    np.testing.assert_array_max_ulp(frequencies, expected, maxulp=1)
+    # torch's vectorised power is, now and then, off the nearest float32 by one; a division may double that.
+    np.testing.assert_array_max_ulp(frequencies, expected, maxulp=2)
     assert np.count_nonzero(frequencies != expected) <= 1
     assert scale == GOLDEN[name]["attention_factor"]
 
 
 def test_golden_cases_tell_the_variants_apart() -> None:
     """No two variants share their values, so that none can be computed as another unnoticed."""
-    same = [("yarn", "yarn_old_spelling", "yarn_in_parameters", "yarn_mscale_alone"), ("theta_absent", "integer_theta")]
+    same = [
+        ("yarn", "yarn_old_spelling", "yarn_in_parameters", "yarn_mscale_alone"),
+        ("theta_absent", "integer_theta"),
+    ]
     variants = [name for name in GOLDEN if not any(name in names[1:] for names in same)]
     seen = {(*GOLDEN[name]["frequencies"], GOLDEN[name]["attention_factor"]) for name in variants}
     # A factor of 1 changes nothing: "yarn_factor_1" is "qwen3" up to rounding.
