@@ -142,7 +142,7 @@ class Qwen3Config:
             num_hidden_layers=fields.positive_int("num_hidden_layers", most=MOST_LAYERS),
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
-            head_dim=_head_dim(fields, hidden, heads),
+            head_dim=_head_dim(fields),
             rms_norm_eps=fields.positive_float("rms_norm_eps", default=1e-6),
             rope=_rope(fields),
             max_position_embeddings=fields.positive_int("max_position_embeddings", default=32768),
@@ -195,17 +195,12 @@ def _check_architecture(fields: Fields) -> None:
         fields.problem("quantization_config", "is present; supported: checkpoints that are not quantized")
 
 
-def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
-    """The field, or else the hidden size shared out over the heads."""
-    if fields.has("head_dim"):
-        head_dim = fields.positive_int("head_dim")
-        if fields.right("head_dim") and head_dim not in HEAD_DIMS:
-            fields.problem("head_dim", f"is {head_dim}; supported: 64 and 128")
-        return head_dim
-    if fields.right("hidden_size", "num_attention_heads") and hidden / heads not in HEAD_DIMS:
-        per_head = f"hidden_size / num_attention_heads is {hidden / heads:g}"
-        fields.problem("head_dim", f"is missing, and {per_head}; supported: 64 and 128")
-    return hidden // heads
+def _head_dim(fields: Fields) -> int:
+    """The field, or else transformers' default; it does not follow from the hidden size."""
+    head_dim = fields.positive_int("head_dim", default=128)
+    if fields.right("head_dim") and head_dim not in HEAD_DIMS:
+        fields.problem("head_dim", f"is {head_dim}; supported: 64 and 128")
+    return head_dim
 
 
 def _rope(fields: Fields) -> RopeConfig:

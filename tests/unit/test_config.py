@@ -120,7 +120,7 @@ def test_defaults_of_absent_and_null_fields() -> None:
     assert config.tie_word_embeddings is False
     assert config.rms_norm_eps == 1e-6
     assert config.num_key_value_heads == 16
-    assert config.head_dim == 64
+    assert config.head_dim == 128
 
 
 @pytest.mark.parametrize("field", ["dtype", "torch_dtype"])
@@ -161,11 +161,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "other model": (with_fields(model_type="qwen2"), r"model_type is 'qwen2'"),
     "activation": (with_fields(hidden_act="gelu"), r"hidden_act is 'gelu'; supported: silu"),
     "head_dim": (with_fields(head_dim=96), r"head_dim is 96; supported: 64 and 128"),
-    "head_dim default": (
-        without("head_dim") | {"num_attention_heads": 8 * 4},
-        r"head_dim is missing, .* is 32",
-    ),
-    "head_dim fraction": (without("head_dim") | {"hidden_size": 1030}, r"head_dim is missing, .* is 64\.375"),
     "kv heads": (with_fields(num_key_value_heads=5), r"num_key_value_heads is 5; it must divide .* 16"),
     "sliding window": (with_fields(use_sliding_window=True), r"use_sliding_window is True; supported: False"),
     "sliding layers": (
