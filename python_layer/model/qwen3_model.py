@@ -79,10 +79,12 @@ class Qwen3Model:
         self.dtype, self.kv_dtype = resolve_dtypes(config, dtype, kv_dtype)
         self.layout = KVCacheLayout.of(config, page_size, DType[self.kv_dtype])
         self.folder = weight_loader.path
+        specs, unused = weight_specs(config), ignored_tensors(config)
+        weight_loader.check(specs, unused=unused)  # before a long compilation
         request = GraphRequest(config, self.layout, DType[self.dtype])
         compiled, cached = CompileCache(cache_dir or default_cache_dir()).get(request)
         compiled_at = time.perf_counter()
-        self._weights = weight_loader.load(weight_specs(config), self.dtype, unused=ignored_tensors(config))
+        self._weights = weight_loader.load(specs, self.dtype, unused=unused)
         loaded_at = time.perf_counter()
         session = InferenceSession(devices=[CPU()])
         self._model = session.init(compiled, weights_registry=_registry(self._weights))

@@ -99,6 +99,14 @@ class WeightLoader:
         self.path = resolve_model(path_or_hub_id)
         self._progress = progress
 
+    def check(self, specs: Sequence[WeightSpec], *, unused: Collection[str] = ()) -> None:
+        """Looks for what :meth:`load` would refuse in the files' headers, without reading a weight.
+
+        Raises:
+            WeightError: As :meth:`load`.
+        """
+        self._checked(specs, unused)
+
     def load(self, specs: Sequence[WeightSpec], dtype: str, *, unused: Collection[str] = ()) -> LoadedWeights:
         """Loads every weight of ``specs``, all checked before the first is copied.
 
@@ -114,13 +122,7 @@ class WeightLoader:
         """
         if dtype not in STORAGE:
             raise ConfigError(f"the weights' dtype is {dtype!r}; supported: {', '.join(STORAGE)}")
-        checkpoint = open_checkpoint(self.path)
-        problems = [*checkpoint.problems, *_misfits(specs, checkpoint, unused)]
-        if problems:
-            more = len(problems) - MOST_PROBLEMS
-            listed = "; ".join(problems[:MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
-            raise WeightError(f"the weights in {self.path} can't be used: {listed}")
-
+        checkpoint = self._checked(specs, unused)
         dtypes = {spec.name: spec.dtype or dtype for spec in specs}
         sizes = [math.prod(spec.shape) * STORAGE[dtypes[spec.name]].itemsize for spec in specs]
         offsets = [0, *itertools.accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
@@ -133,6 +135,15 @@ class WeightLoader:
             [piece for spec in specs for piece in _pieces(spec, checkpoint, arrays[spec.name], dtypes[spec.name])]
         )
         return LoadedWeights(arrays, dtypes, offsets[-1])
+
+    def _checked(self, specs: Sequence[WeightSpec], unused: Collection[str]) -> Checkpoint:
+        checkpoint = open_checkpoint(self.path)
+        problems = [*checkpoint.problems, *_misfits(specs, checkpoint, unused)]
+        if problems:
+            more = len(problems) - MOST_PROBLEMS
+            listed = "; ".join(problems[:MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+            raise WeightError(f"the weights in {self.path} can't be used: {listed}")
+        return checkpoint
 
     def _fill(self, pieces: Sequence["_Piece"]) -> None:
         total = sum(piece.source_bytes for piece in pieces)
