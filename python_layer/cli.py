@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from python_layer.utils.cpu import vector_isa
@@ -180,8 +181,15 @@ def _load(settings: Settings) -> Any:
     # The engine library takes a while to import: not for --help.
     from python_layer.model.loading import load_model
 
-    with notes.status("Loading the model; the first time it is compiled, which takes half a minute"):
-        engine = load_model(settings)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=notes, transient=True) as bar:
+        # The bar moves with the weights; a graph that is not in the cache is compiled before them.
+        task = bar.add_task("Compiling, if this is the first time", total=None)
+
+        def loaded(done: int, total: int) -> None:
+            bar.update(task, description="Loading weights", completed=done, total=total)
+
+        engine = load_model(settings, loaded)
     times = engine.load_times
     how = "from cache" if times.compile_cached else "cold"
     notes.print(
