@@ -35,3 +35,11 @@ class InvalidRequestError(MiliError):
 
 class CompileError(MiliError):
     """The kernels or the graph could not be compiled or loaded on this machine."""
+
+
+class OverloadedError(MiliError):
+    """There is more work than the engine's queue takes; the same request may succeed later."""
+
+
+class EngineStoppedError(MiliError):
+    """The engine is shut down or has failed, so that a request can't be finished."""

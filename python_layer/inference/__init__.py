@@ -1,0 +1,1 @@
+"""Many requests at once: pages and shared prefixes, scheduling, sampling and the engine's loop."""

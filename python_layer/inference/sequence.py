@@ -1,0 +1,68 @@
+"""A sequence of tokens that is being generated."""
+
+import enum
+from dataclasses import dataclass, field
+
+from python_layer.inference.params import GenerationParams
+
+
+class Status(enum.Enum):
+    """Where a sequence stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One answer under way: its tokens, and how many of them have keys and values in the cache.
+
+    There is no prefill and no decode: ``computed`` catches up with ``tokens``, in chunks or one by one.
+
+    Attributes:
+        request_id: The request it answers.
+        index: Which of the request's ``n`` answers it is.
+        params: How to generate.
+        tokens: Prompt and answer so far.
+        prompt_length: Tokens of the prompt.
+        priority: Lower goes first.
+        user: Whose it is, for fairness.
+        arrival: When its request came, in the scheduler's seconds.
+        deadline: When it is given up if it has not finished; None is never.
+        computed: Tokens in the cache.
+        pages: Block table: position p is in ``pages[p // page_size]``.
+        status: Where it stands.
+        prefix_hit: Tokens it found in the cache when it was first scheduled.
+        preemptions: How often its pages were taken from it.
+    """
+
+    request_id: str
+    index: int
+    params: GenerationParams
+    tokens: list[int]
+    prompt_length: int
+    priority: int = 0
+    user: str = ""
+    arrival: float = 0.0
+    deadline: float | None = None
+    computed: int = 0
+    pages: list[int] = field(default_factory=list)
+    status: Status = Status.WAITING
+    prefix_hit: int = 0
+    preemptions: int = 0
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that are known but not computed."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def generated(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def output(self) -> list[int]:
+        """The answer's tokens so far."""
+        return self.tokens[self.prompt_length :]
