@@ -165,7 +165,7 @@ class Generator:
                 rows = RequestRows(chunk, computed, range(pages))
                 logits = self._model.forward(RaggedBatch.of([rows]), cache)[0]
                 computed += len(chunk)
-            token = sampler.sample(logits, index)
+            token = sampler.sample(logits, ids, known[len(ids) :])
             known.append(token)
             scores = log_probabilities(logits)
             reason: FinishReason | None = None
