@@ -1,37 +1,42 @@
 # The tasks of pixi.toml for machines without pixi: `make serve` and `make test` do all set-up themselves.
 # Set MODEL to a checkpoint folder or hub id to use it instead of the default model.
 
-SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL ?=
-PROMPT ?= Hello
-HOST ?=
 PORT ?=
 NEW_TOKENS ?= 128
-MODEL_FLAG := $(if $(MODEL),--model "$(MODEL)")
+# Shells and compilers' environments export these two with meanings of their own: only `make HOST=...` counts.
+HOST :=
+PROMPT := Hello
+
+# The tasks read them as shell variables, so that spaces, quotes and dollars in them are plain text.
+override PROMPT := $(value PROMPT)
+export MODEL HOST PORT PROMPT
+MODEL_FLAG = $${MODEL:+--model "$$MODEL"}
 
 .PHONY: help setup build serve generate chat test lint bench clean
 
 help: ## Show the tasks
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## Make .venv with the mili command in it
+	@:
 
 $(STAMP): pyproject.toml
 	@echo "Setting up $(VENV) (a few minutes the first time) ..."
 	@set -e; \
 	if command -v uv >/dev/null; then \
-	    test -x $(BIN)/python || uv venv --quiet --python '>=3.11' $(VENV); \
+	    test -x $(BIN)/python || { rm -rf $(VENV); uv venv --quiet --python '>=3.11,<3.15' $(VENV); }; \
 	    uv pip install --quiet --python $(BIN)/python -e '.[test]'; \
 	else \
-	    for python in python3 python3.13 python3.12 python3.11 none; do \
-	        $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	    for python in python3 python3.14 python3.13 python3.12 python3.11 none; do \
+	        $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && break; \
 	    done; \
-	    if [ $$python = none ]; then echo "MILI needs Python 3.11 or newer; none was found" >&2; exit 1; fi; \
-	    test -x $(BIN)/pip || $$python -m venv $(VENV); \
-	    $(BIN)/pip install -qq --disable-pip-version-check -e '.[test]'; \
+	    if [ $$python = none ]; then echo "MILI needs Python 3.11 to 3.14; none was found" >&2; exit 1; fi; \
+	    $(BIN)/python -m pip --version >/dev/null 2>&1 || $$python -m venv --clear $(VENV); \
+	    $(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[test]'; \
 	fi
 	@touch $(STAMP)
 
@@ -39,10 +44,10 @@ build: setup ## Compile the kernels
 	@mojo_kernels/build.sh >/dev/null
 
 serve: build ## Serve the OpenAI-compatible API (MODEL=, HOST=, PORT=)
-	@$(BIN)/mili serve $(MODEL_FLAG) $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+	@$(BIN)/mili serve $(MODEL_FLAG) $${HOST:+--host "$$HOST"} $${PORT:+--port "$$PORT"}
 
 generate: build ## Continue a prompt (PROMPT=, MODEL=)
-	@$(BIN)/mili generate $(MODEL_FLAG) "$(PROMPT)"
+	@$(BIN)/mili generate $(MODEL_FLAG) -- "$$PROMPT"
 
 chat: build ## Talk to the model in the terminal (MODEL=)
 	@$(BIN)/mili chat $(MODEL_FLAG)

@@ -72,23 +72,31 @@ class ContinuousBatchScheduler:
     served: dict[str, int] = field(default_factory=dict)
     """Tokens computed for each user who has sequences here."""
 
-    def add(self, sequence: Sequence) -> None:
-        """Admits a sequence to the queue.
+    def check(self, prompt_length: int, max_tokens: int, arriving: int = 0) -> None:
+        """Refuses what can't be admitted. May be called from any thread.
+
+        Args:
+            prompt_length: Tokens of the prompt.
+            max_tokens: Most tokens of the answer.
+            arriving: Sequences admitted elsewhere that will be added soon.
 
         Raises:
             InvalidRequestError: It can never fit into the cache.
             OverloadedError: The queue is full.
         """
-        most = sequence.prompt_length + sequence.params.max_tokens - 1  # the last token is never computed
+        most = prompt_length + max_tokens - 1  # the last token is never computed
         if self.cache.pages_for(most) > self.cache.total_pages:
             capacity = self.cache.total_pages * self.cache.page_size
             raise InvalidRequestError(
-                f"{sequence.prompt_length} prompt tokens and {sequence.params.max_tokens} new ones need room for "
-                f"{most} tokens in the KV cache, which holds {capacity}; shorten the prompt or lower max_tokens",
+                f"{prompt_length} prompt tokens and {max_tokens} new ones need room for {most} tokens in the KV "
+                f"cache, which holds {capacity}; shorten the prompt or lower max_tokens",
                 "max_tokens",
             )
-        if len(self.waiting) >= self.config.max_waiting:
-            raise OverloadedError(f"{len(self.waiting)} requests are waiting, the most allowed; try again later")
+        if len(self.waiting) + arriving >= self.config.max_waiting:
+            raise OverloadedError(f"{self.config.max_waiting} requests are waiting, the most allowed; try again later")
+
+    def add(self, sequence: Sequence) -> None:
+        """Puts a sequence that passed :meth:`check` into the queue."""
         self._admit(sequence)
         self.waiting.append(sequence)
 

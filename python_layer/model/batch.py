@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,13 @@ class RequestRows:
         tokens: Token ids to compute, at positions ``start``, ``start + 1``, ...
         start: Number of the request's tokens whose keys and values are in the cache already.
         pages: Pages of the request in order; position p lies in ``pages[p // page_size]``.
-        all_logits: Logits of every row (True) or of the last one only.
+        logits: Whose logits are wanted: of the last row, of all, or of none (a chunk with more to come).
     """
 
     tokens: Sequence[int]
     start: int
     pages: Sequence[int]
-    all_logits: bool = False
+    logits: Literal["last", "all", "none"] = "last"
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ class RaggedBatch:
         table = np.zeros((len(requests), max((len(r.pages) for r in requests), default=0)), np.int32)
         for row, request in zip(table, requests, strict=True):
             row[: len(request.pages)] = request.pages
-        wanted = [
-            np.arange(end - length if request.all_logits else end - 1, end)
-            for request, length, end in zip(requests, lengths, offsets[1:], strict=True)
-        ]
+        wanted = []
+        for request, end in zip(requests, offsets[1:], strict=True):
+            count = {"last": 1, "all": len(request.tokens), "none": 0}[request.logits]
+            wanted.append(np.arange(end - count, end))
         return cls(
             token_ids=_concatenate([np.asarray(request.tokens) for request in requests]),
             positions=_concatenate([r.start + np.arange(n) for r, n in zip(requests, lengths, strict=True)]),

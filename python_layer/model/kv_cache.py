@@ -3,8 +3,10 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from max.driver import Buffer
 from max.dtype import DType
+from numpy.typing import NDArray
 
 from python_layer.model.config import Qwen3Config
 from python_layer.utils.host_memory import anonymous_buffer
@@ -44,5 +46,10 @@ class KVCacheLayout:
 
     def allocate(self, pages: int) -> Buffer:
         """A cache of so many pages; memory is taken from the system as pages are first written."""
-        memory = Buffer.from_numpy(anonymous_buffer(pages * self.page_bytes))
-        return memory.view(self.dtype, (pages, *self.page_shape))
+        return self.allocate_with_memory(pages)[1]
+
+    def allocate_with_memory(self, pages: int) -> tuple[NDArray[np.uint8], Buffer]:
+        """The memory of so many pages as bytes [pages, page_bytes], and the cache that lies in it."""
+        memory = anonymous_buffer(pages * self.page_bytes)
+        cache = Buffer.from_numpy(memory).view(self.dtype, (pages, *self.page_shape))
+        return memory.reshape(pages, self.page_bytes), cache

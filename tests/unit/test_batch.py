@@ -26,9 +26,9 @@ def test_layout() -> None:
     check(BATCH)
 
 
-def test_all_logits() -> None:
-    batch = RaggedBatch.of([RequestRows([1, 2], 0, [0], all_logits=True), RequestRows([3], 0, [1])])
-    assert batch.logit_rows.tolist() == [0, 1, 2]
+def test_wanted_logits() -> None:
+    rows = [RequestRows([1, 2], 0, [0], "all"), RequestRows([3, 4], 0, [1], "none"), RequestRows([5, 6], 0, [2])]
+    assert RaggedBatch.of(rows).logit_rows.tolist() == [0, 1, 5]
 
 
 def changed(field: str, index: object, value: int) -> RaggedBatch:

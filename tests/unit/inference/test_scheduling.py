@@ -185,18 +185,19 @@ def test_the_least_recently_used_prefix_goes_first() -> None:
 
 def test_what_never_fits_is_refused_with_both_numbers() -> None:
     machine = Machine(5)
+    machine.scheduler.check(10, 11)
     machine.scheduler.add(sequence("fits", [1] * 10, 11))
     with pytest.raises(InvalidRequestError, match=r"21 tokens .* holds 20"):
-        machine.scheduler.add(sequence("too long", [1] * 10, 12))
+        machine.scheduler.check(10, 12)
     machine.run()
 
 
 def test_a_full_queue_refuses() -> None:
     machine = Machine(5, max_waiting=2)
     machine.scheduler.add(sequence("a", [1]))
-    machine.scheduler.add(sequence("b", [1]))
+    machine.scheduler.check(1, 1)
     with pytest.raises(OverloadedError):
-        machine.scheduler.add(sequence("c", [1]))
+        machine.scheduler.check(1, 1, arriving=1)
 
 
 def finishing_order(policy: str, sequences: list[Sequence], **config: object) -> list[str]:

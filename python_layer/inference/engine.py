@@ -1,0 +1,305 @@
+"""The engine: a loop on its own thread that advances every request by one step of the model at a time."""
+
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from python_layer.inference import fronts
+from python_layer.inference.answer import Answer
+from python_layer.inference.cache_manager import CacheManager
+from python_layer.inference.params import GenerationParams
+from python_layer.inference.request import FinishReason, Output, Request, Sink
+from python_layer.inference.scheduler import ContinuousBatchScheduler, StepPlan
+from python_layer.inference.sequence import Sequence
+from python_layer.inference.stats import EngineStats
+from python_layer.model.batch import RaggedBatch, RequestRows
+from python_layer.model.config import Qwen3Config
+from python_layer.tokenizer import QwenTokenizer
+from python_layer.utils.errors import EngineStoppedError, InvalidRequestError
+
+
+class EngineModel(Protocol):
+    """What the engine needs of a model; its KV cache is the model's own."""
+
+    @property
+    def config(self) -> Qwen3Config:
+        """Its configuration."""
+
+    def step(self, batch: RaggedBatch) -> NDArray[np.float32]:
+        """Logits [R, vocab_size] of the batch's wanted rows."""
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copies a page of the KV cache."""
+
+
+@dataclass
+class _Totals:
+    steps: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    model_seconds: float = 0.0
+    overhead_seconds: float = 0.0
+
+
+class InferenceEngine:
+    """Serves requests, as many at once as the scheduler allows.
+
+    Args:
+        model: Computes the steps. The engine's thread is the only one that calls it.
+        scheduler: Plans the steps.
+        cache: The scheduler's pages.
+        tokenizer: Makes the answers' text; None for token ids only.
+        debug: Check the pages after every step, not only when the engine falls idle.
+    """
+
+    def __init__(
+        self,
+        model: EngineModel,
+        scheduler: ContinuousBatchScheduler,
+        cache: CacheManager,
+        tokenizer: QwenTokenizer | None,
+        *,
+        debug: bool = False,
+    ) -> None:
+        self._model = model
+        self._scheduler = scheduler
+        self._cache = cache
+        self._tokenizer = tokenizer
+        self._debug = debug
+        self._answers: dict[Sequence, Answer] = {}
+        self._totals = _Totals()
+        self._wake = threading.Condition()
+        # Shared with the threads that ask, under the lock of _wake:
+        self._arriving: list[tuple[Request, Sink]] = []
+        self._leaving: set[str] = set()
+        self._open: dict[str, int] = {}  # answers of each request that have not ended
+        self._closed = False
+        self._stopping = False
+        self.failure: Exception | None = None
+        self._thread = threading.Thread(target=self._loop, name="mili-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are served."""
+        return self._thread.is_alive() and self.failure is None
+
+    def submit(self, request: Request, sink: Sink) -> None:
+        """Admits a request; its outputs go to ``sink`` on the engine's thread, the last with a finish reason.
+
+        Raises:
+            InvalidRequestError: It can't be served as asked; names the parameter.
+            OverloadedError: Too many are waiting.
+            EngineStoppedError: The engine is shut down or has failed.
+        """
+        self._check(request)
+        with self._wake:
+            if self._closed:
+                why = f"has failed: {self.failure}" if self.failure else "is shutting down and takes no new requests"
+                raise EngineStoppedError(f"the engine {why}")
+            if request.request_id in self._open:
+                raise InvalidRequestError(f"request_id {request.request_id!r} is under way already", "request_id")
+            self._scheduler.check(len(request.prompt), request.params.max_tokens, len(self._arriving))
+            self._open[request.request_id] = request.params.n
+            self._arriving.append((request, sink))
+            self._wake.notify()
+
+    def generate(self, request: Request) -> AsyncIterator[Output]:
+        """The outputs of a request as they come; see :func:`~python_layer.inference.fronts.generate`."""
+        return fronts.generate(self, request)
+
+    def generate_batch(
+        self,
+        prompts: Iterable[list[int]],
+        params: GenerationParams,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[Output]]:
+        """Answers many prompts and waits; see :func:`~python_layer.inference.fronts.generate_batch`."""
+        return fronts.generate_batch(self, prompts, params, progress)
+
+    def abort(self, request_id: str) -> None:
+        """Takes a request back before the next step and frees its pages; nothing happens if it has ended."""
+        with self._wake:
+            self._leaving.add(request_id)
+            self._wake.notify()
+
+    def stats(self) -> EngineStats:
+        """Counts and state, taken between two steps or during one."""
+        scheduler, prefix, counts = self._scheduler, self._cache.prefix_stats, self._cache.counts
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            preemptions=scheduler.stats.preemptions,
+            prefix_queries=prefix.queried,
+            prefix_hits=prefix.hit,
+            pages_free=counts.free,
+            pages_cached=counts.cached,
+            pages_held=counts.held,
+            **asdict(self._totals),
+        )
+
+    def shutdown(self, *, drain: bool = True, timeout: float | None = None) -> None:
+        """Refuses new requests and ends the thread.
+
+        Args:
+            drain: Finish what is under way first; otherwise, and after ``timeout``, it is given up.
+            timeout: Most seconds to wait for that.
+        """
+        with self._wake:
+            self._closed = True
+            self._stopping = not drain
+            self._wake.notify()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            with self._wake:
+                self._stopping = True
+            self._thread.join()
+
+    def _check(self, request: Request) -> None:
+        config, params = self._model.config, request.params
+        if not request.prompt:
+            raise InvalidRequestError("the prompt is empty; give at least one token", "prompt")
+        for name, ids in (("prompt", request.prompt), ("stop_token_ids", params.stop_token_ids)):
+            self._check_ids(name, ids)
+        self._check_ids("logit_bias", params.sampling.logit_bias)
+        if params.stop and self._tokenizer is None:
+            raise InvalidRequestError("stop strings need a tokenizer, which the checkpoint lacks", "stop")
+        needed = len(request.prompt) + params.max_tokens
+        if needed > config.max_position_embeddings:
+            raise InvalidRequestError(
+                f"{len(request.prompt)} prompt tokens and {params.max_tokens} new ones exceed the model's context of "
+                f"{config.max_position_embeddings} tokens; shorten the prompt or lower max_tokens",
+                "max_tokens",
+            )
+
+    def _check_ids(self, name: str, ids: Iterable[int]) -> None:
+        end = self._model.config.vocab_size
+        outside = next((i for i in ids if not 0 <= i < end), None)
+        if outside is not None:
+            raise InvalidRequestError(f"{name} holds token id {outside}; ids must be from 0 to {end - 1}", name)
+
+    def _sequence(self, request: Request, index: int, tokens: list[int]) -> Sequence:
+        now = self._scheduler.clock()
+        return Sequence(
+            request_id=request.request_id,
+            index=index,
+            params=request.params,
+            tokens=tokens,
+            prompt_length=len(request.prompt),
+            priority=request.priority,
+            user=request.user,
+            arrival=now,
+            deadline=None if request.timeout is None else now + request.timeout,
+        )
+
+    def _answer(self, request: Request, sequence: Sequence, sink: Sink) -> Answer:
+        return Answer(request, sequence, self._tokenizer, self._model.config.eos_token_ids, sink)
+
+    def _loop(self) -> None:
+        try:
+            while self._take_arrivals():
+                self._step()
+        except Exception as error:
+            self.failure = error
+        with self._wake:
+            self._closed = True
+        self._admit_arrivals()
+        why = f"the engine has failed: {self.failure}" if self.failure else "the engine was shut down"
+        for answer in list(self._answers.values()):
+            answer.give_up("abort", EngineStoppedError(why))
+        self._answers.clear()
+
+    def _take_arrivals(self) -> bool:
+        """Takes in what was asked for, and waits for it when there is no other work; False to end."""
+        with self._wake:
+            if not (self._answers or self._arriving or self._closed):
+                self._cache.check_integrity([])
+                self._wake.wait_for(lambda: self._arriving or self._closed)
+            if self._stopping or (self._closed and not self._answers and not self._arriving):
+                return False
+        self._admit_arrivals()
+        return True
+
+    def _admit_arrivals(self) -> None:
+        with self._wake:
+            arriving, self._arriving = self._arriving, []
+            leaving, self._leaving = self._leaving, set()
+        for request, sink in arriving:
+            sequence = self._sequence(request, 0, list(request.prompt))
+            self._answers[sequence] = self._answer(request, sequence, sink)
+            self._scheduler.add(sequence)
+        if leaving:
+            self._give_up([s for s in self._answers if s.request_id in leaving], "abort")
+
+    def _step(self) -> None:
+        began = time.perf_counter()
+        self._give_up(self._scheduler.expired(), "timeout")
+        plan = self._scheduler.plan()
+        if not plan.rows:
+            return
+        for source, target in plan.copies:
+            self._model.copy_page(source, target)
+        # Logits are wanted of those sequences whose known tokens are all computed after this step.
+        ready = [sequence for sequence, count in plan.rows if count == sequence.remaining]
+        batch = _batch_of(plan)
+        before = time.perf_counter()
+        logits = self._model.step(batch)
+        after = time.perf_counter()
+        self._scheduler.computed(plan)
+        for sequence, row in zip(ready, logits, strict=True):
+            self._advance(sequence, row)
+        if self._debug:
+            self._cache.check_integrity(self._scheduler.running)
+        totals = self._totals
+        totals.steps += 1
+        totals.prompt_tokens += len(batch.token_ids) - len(ready)
+        totals.model_seconds += after - before
+        totals.overhead_seconds += time.perf_counter() - after + before - began
+
+    def _advance(self, sequence: Sequence, logits: NDArray[np.float32]) -> None:
+        answer = self._answers[sequence]
+        request = answer.request
+        forks = []
+        if sequence.generated == 0 and sequence.index == 0 and request.params.n > 1:
+            # All answers begin with the same logits; each draws from them on its own.
+            forks = [self._sequence(request, i, list(request.prompt)) for i in range(1, request.params.n)]
+        for fork in forks:
+            fork.arrival, fork.deadline = sequence.arrival, sequence.deadline
+            fork.prefix_hit = sequence.prefix_hit
+            self._answers[fork] = self._answer(request, fork, answer.sink)
+            if self._answers[fork].take(logits) is None:
+                self._scheduler.add_fork(sequence, fork)
+            else:
+                self._close(fork)
+        self._totals.generated_tokens += 1 + len(forks)
+        if answer.take(logits) is not None:
+            self._scheduler.finish(sequence)
+            self._close(sequence)
+
+    def _give_up(self, sequences: list[Sequence], reason: FinishReason) -> None:
+        for sequence in sequences:
+            self._scheduler.finish(sequence)
+            self._answers[sequence].give_up(reason)
+            self._close(sequence)
+
+    def _close(self, sequence: Sequence) -> None:
+        """Forgets an answer that has ended, and its request with the last one."""
+        answer = self._answers.pop(sequence)
+        with self._wake:
+            self._open[sequence.request_id] -= answer.ended
+            if self._open[sequence.request_id] == 0:
+                del self._open[sequence.request_id]
+
+
+def _batch_of(plan: StepPlan) -> RaggedBatch:
+    rows = []
+    for sequence, count in plan.rows:
+        tokens = sequence.tokens[sequence.computed : sequence.computed + count]
+        wanted: Literal["last", "none"] = "last" if count == sequence.remaining else "none"
+        rows.append(RequestRows(tokens, sequence.computed, sequence.pages, wanted))
+    return RaggedBatch.of(rows)

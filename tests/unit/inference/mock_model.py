@@ -1,0 +1,83 @@
+"""A model without weights for tests of the engine: real pages, pretended logits."""
+
+import time
+
+import numpy as np
+
+from python_layer.inference.cache_manager import CacheManager
+from python_layer.inference.engine import InferenceEngine
+from python_layer.inference.scheduler import ContinuousBatchScheduler, SchedulerConfig
+from python_layer.model.batch import RaggedBatch
+from python_layer.model.config import Qwen3Config
+
+VOCAB, PAGE, EOS = 64, 4, 63
+
+CONFIG = Qwen3Config.from_dict(
+    {
+        "model_type": "qwen3",
+        "vocab_size": VOCAB,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "head_dim": 64,
+        "max_position_embeddings": 4096,
+        "eos_token_id": EOS,
+    }
+)
+
+
+def expected_token(context: list[int]) -> int:
+    """The greedy token after a context: any change to any of its tokens would change it."""
+    return sum((i + 1) * (token + 1) for i, token in enumerate(context)) * 2654435761 % 2**32 % (VOCAB - 1)
+
+
+def continuation(prompt: list[int], count: int) -> list[int]:
+    """The greedy answer to a prompt."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(expected_token(tokens))
+    return tokens[len(prompt) :]
+
+
+class MockModel:
+    """Keeps the tokens themselves in its pages and reads every context back from there."""
+
+    config = CONFIG
+
+    def __init__(self, pages: int, uniform: bool = False, delay: float = 0.0) -> None:
+        self._memory = np.full((pages, PAGE), -1)
+        self._uniform = uniform
+        self._delay = delay
+        self.fail_at: int | None = None
+        self.steps = 0
+        self.largest = 0
+
+    def step(self, batch: RaggedBatch) -> np.ndarray:
+        batch.check(VOCAB, len(self._memory), PAGE)
+        self.steps += 1
+        self.largest = max(self.largest, len(batch.page_table))
+        if self.steps == self.fail_at:
+            raise RuntimeError("the device is gone")
+        time.sleep(self._delay)
+        contexts = {}
+        for b, (begin, end) in enumerate(zip(batch.row_offsets, batch.row_offsets[1:], strict=False)):
+            positions = batch.positions[begin:end]
+            self._memory[batch.page_table[b, positions // PAGE], positions % PAGE] = batch.token_ids[begin:end]
+            everything = np.arange(positions[-1] + 1)
+            contexts[int(end) - 1] = self._memory[batch.page_table[b, everything // PAGE], everything % PAGE].tolist()
+        logits = np.zeros((len(batch.logit_rows), VOCAB), np.float32)
+        for row, wanted in zip(logits, batch.logit_rows.tolist(), strict=True):
+            if not self._uniform:
+                row[expected_token(contexts[wanted])] = 10
+        return logits
+
+    def copy_page(self, source: int, target: int) -> None:
+        self._memory[target] = self._memory[source]
+
+
+def make_engine(model: MockModel, pages: int, tokenizer: object = None, **config: object) -> InferenceEngine:
+    cache = CacheManager(pages, PAGE)
+    scheduler = ContinuousBatchScheduler(SchedulerConfig(**config), cache, time.monotonic)
+    return InferenceEngine(model, scheduler, cache, tokenizer, debug=True)
