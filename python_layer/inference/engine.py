@@ -132,6 +132,7 @@ class InferenceEngine:
         """Counts and state, taken between two steps or during one."""
         scheduler, prefix, counts = self._scheduler, self._cache.prefix_stats, self._cache.counts
         return EngineStats(
+            requests=len(self._open),
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             preemptions=scheduler.stats.preemptions,

@@ -8,6 +8,7 @@ class EngineStats:
     """Counts since the start, and the state now.
 
     Attributes:
+        requests: Requests that have not ended.
         running: Sequences that hold pages.
         waiting: Sequences in the queue.
         steps: Steps of the model.
@@ -23,6 +24,7 @@ class EngineStats:
         overhead_seconds: Time of the steps outside of it.
     """
 
+    requests: int
     running: int
     waiting: int
     steps: int

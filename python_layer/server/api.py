@@ -1,6 +1,8 @@
 """The HTTP side: routes, errors in OpenAI's shape, and the server's start."""
 
 import sys
+from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Any
 
 import uvicorn
@@ -9,22 +11,34 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from sse_starlette.sse import EventSourceResponse
 
+from python_layer.inference.build import build_engine
+from python_layer.inference.engine import InferenceEngine
 from python_layer.model.qwen3_model import Qwen3Model
-from python_layer.server.handlers import Answer, Handlers, ModelNotFoundError
+from python_layer.server.handlers import Handlers, ModelNotFoundError
+from python_layer.server.responses import Response as Answers
 from python_layer.server.schemas import ChatCompletionRequest, CompletionRequest
-from python_layer.utils.errors import InvalidRequestError, MiliError
+from python_layer.utils.errors import EngineStoppedError, InvalidRequestError, MiliError, OverloadedError
 from python_layer.utils.settings import Settings
 
+# The first that fits counts.
+STATUS: dict[type[MiliError], tuple[int, str]] = {
+    ModelNotFoundError: (404, "model_not_found"),
+    OverloadedError: (429, "overloaded"),
+    EngineStoppedError: (503, "internal_error"),
+    MiliError: (400, "invalid_request"),
+}
 
-def create_app(model: Qwen3Model, settings: Settings) -> FastAPI:
-    """The application for a loaded model."""
+
+def create_app(model: Qwen3Model, engine: InferenceEngine, settings: Settings) -> FastAPI:
+    """The application for a loaded model and its engine."""
     app = FastAPI(title="MILI", summary="An OpenAI-compatible API for Qwen3 models.")
-    handlers = Handlers(model, settings)
+    handlers = Handlers(model, engine, settings)
 
     @app.get("/health")
-    async def health() -> dict[str, str]:
-        """Whether the server answers, and with which model."""
-        return {"status": "healthy", "model": handlers.model_name}
+    async def health() -> JSONResponse:
+        """Whether requests are served, the model, and the state of the engine; 503 if they are not."""
+        state = {"status": "healthy" if engine.alive else "unhealthy", "model": handlers.model_name}
+        return JSONResponse(state | {"engine": asdict(engine.stats())}, 200 if engine.alive else 503)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -55,19 +69,32 @@ def run_server(model: Qwen3Model, settings: Settings) -> None:
         f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n",
         file=sys.stderr,
     )
-    uvicorn.run(create_app(model, settings), host=settings.host, port=settings.port, log_level="warning")
+    engine = build_engine(model, settings)
+    try:
+        app = create_app(model, engine, settings)
+        uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=30)
+    finally:
+        engine.shutdown(drain=False)
 
 
-async def _respond(answer: Answer, stream: bool) -> Response:
-    if stream:
-        return EventSourceResponse(answer.events(), sep="\n")
-    return JSONResponse(await answer.whole())
+async def _respond(answers: Answers, stream: bool) -> Response:
+    if not stream:
+        return JSONResponse(await answers.whole())
+    events = answers.events()
+    # What is refused is refused with a status of its own, before the stream begins.
+    first = await anext(events)
+    return EventSourceResponse(_chained(first, events), sep="\n")
+
+
+async def _chained(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
+    yield first
+    async for event in rest:
+        yield event
 
 
 async def _mili_error(request: Request, error: Exception) -> JSONResponse:
-    missing = isinstance(error, ModelNotFoundError)
-    param = error.param if isinstance(error, InvalidRequestError) else None
-    return _error(404 if missing else 400, str(error), "model_not_found" if missing else "invalid_request", param)
+    status, code = next(answer for kind, answer in STATUS.items() if isinstance(error, kind))
+    return _error(status, str(error), code, error.param if isinstance(error, InvalidRequestError) else None)
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -79,5 +106,6 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _error(status: int, message: str, code: str, param: str | None) -> JSONResponse:
-    body = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+    kind = "invalid_request_error" if status < 429 else "server_error"
+    body = {"message": message, "type": kind, "param": param, "code": code}
     return JSONResponse({"error": body}, status)

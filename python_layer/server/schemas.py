@@ -1,41 +1,67 @@
-"""The bodies of requests, after OpenAI's API. A field that is not listed is refused by name."""
+"""The bodies of requests, after OpenAI's API and vLLM's additions. A field that is not listed is refused by name."""
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+STRICT = ConfigDict(extra="forbid", strict=True)
 
-class SamplingFields(BaseModel):
+
+class StreamOptions(BaseModel):
+    """Options of a stream."""
+
+    model_config = STRICT
+
+    include_usage: bool = Field(False, description="End with a chunk that holds the usage.")
+
+
+class GenerationFields(BaseModel):
     """What completions and chat completions share; None takes the server's default."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = STRICT
 
     model: str | None = Field(None, description="Name of the model, as /v1/models lists it.")
-    max_tokens: int | None = Field(None, ge=1, description="Most tokens to generate.")
+    max_tokens: int | None = Field(None, ge=1, description="Most tokens of an answer.")
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy.")
     top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling.")
-    top_k: int | None = Field(None, ge=0, description="Likeliest tokens kept; 0 is all.")
-    seed: int | None = Field(None, ge=0, lt=2**64, description="The same seed gives the same answer.")
-    ignore_eos: bool = Field(False, description="Go on after an end-of-sequence token.")
+    n: int = Field(1, description="Answers to generate.")
+    stop: str | list[str] | None = Field(None, description="Strings that end an answer.")
+    seed: int | None = Field(None, description="The same seed gives the same answer.")
+    presence_penalty: float = Field(0.0, description="Taken from the logits of tokens in the answer.")
+    frequency_penalty: float = Field(0.0, description="Likewise, for each occurrence.")
+    logit_bias: dict[str, float] | None = Field(None, description="Token id -> what is added to its logit.")
     stream: bool = Field(False, description="Answer with server-sent events, as tokens come.")
+    stream_options: StreamOptions | None = None
+    user: str = Field("", description="Whose request it is, for the fair policy.")
+    top_k: int | None = Field(None, description="Likeliest tokens kept; 0 is all.")
+    min_p: float = Field(0.0, description="Least probability kept, relative to the likeliest token.")
+    repetition_penalty: float = Field(1.0, description="Makes tokens of prompt and answer less likely.")
+    min_tokens: int = Field(0, description="Tokens before which nothing ends the answer.")
+    stop_token_ids: list[int] = Field(default_factory=list, description="Tokens that end an answer.")
+    ignore_eos: bool = Field(False, description="Go on after an end-of-sequence token.")
+    priority: int = Field(0, description="Lower goes first, under the priority policy.")
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(GenerationFields):
     """POST /v1/completions."""
 
     prompt: str | list[int] = Field(description="Text or token ids.", examples=["Once upon a time"])
+    logprobs: int | None = Field(None, description="Likeliest tokens to report with each token, up to 20.")
 
 
 class ChatMessage(BaseModel):
     """One turn of a conversation."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = STRICT
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-class ChatCompletionRequest(SamplingFields):
+class ChatCompletionRequest(GenerationFields):
     """POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, examples=[[{"role": "user", "content": "Hello"}]])
+    max_completion_tokens: int | None = Field(None, ge=1, description="OpenAI's newer name of max_tokens.")
+    logprobs: bool = Field(False, description="Report the log-probability of each token.")
+    top_logprobs: int | None = Field(None, description="Likeliest tokens to report with each token, up to 20.")

@@ -24,6 +24,15 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Type of the matrices.")
     kv_dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Type of the KV cache.")
     page_size: int = Field(16, ge=1, le=1024, description="Positions per page of the KV cache.")
+    kv_cache_memory: float | None = Field(
+        None, gt=0, description="GiB of the KV cache; none is a share of the memory that is free."
+    )
+    prefix_caching: bool = Field(True, description="Share the pages of common beginnings between requests.")
+    token_budget: int = Field(512, ge=1, description="Most tokens of one step of the engine.")
+    max_running: int = Field(64, ge=1, description="Most answers generated at once.")
+    max_waiting: int = Field(1024, ge=1, description="Most requests in the queue; more are refused.")
+    queue_timeout: float | None = Field(None, gt=0, description="Most seconds a request waits for its first step.")
+    policy: Literal["fcfs", "priority", "fair", "latency"] = Field("fcfs", description="Who goes first.")
     max_tokens: int = Field(128, ge=1, description="Most tokens of an answer, unless the request says otherwise.")
     temperature: float = Field(0.0, ge=0, description="Temperature, unless the request says otherwise; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling, unless the request says otherwise.")

@@ -1,0 +1,51 @@
+"""An engine for a model, sized to the memory of the machine."""
+
+import time
+
+import psutil
+
+from python_layer.inference.cache_manager import CacheManager
+from python_layer.inference.engine import InferenceEngine
+from python_layer.inference.scheduler import ContinuousBatchScheduler, SchedulerConfig
+from python_layer.model.paged_model import PagedModel
+from python_layer.model.qwen3_model import Qwen3Model
+from python_layer.utils.errors import ConfigError
+from python_layer.utils.settings import Settings
+
+FREE_SHARE = 0.4
+"""Of the memory that is free once the weights are loaded, what the KV cache may take unless it is set."""
+
+
+def cache_pages(model: Qwen3Model, settings: Settings) -> int:
+    """Pages of the KV cache: as many as its memory holds, but no more than could ever be used.
+
+    Raises:
+        ConfigError: The memory that is set holds no page, or is more than is free.
+    """
+    page = model.layout.page_bytes
+    free = psutil.virtual_memory().available
+    usable = settings.max_running * model.layout.pages_for(model.config.max_position_embeddings)
+    if settings.kv_cache_memory is None:
+        return max(1, min(int(free * FREE_SHARE) // page, usable))
+    wanted = int(settings.kv_cache_memory * 2**30)
+    if wanted > free or wanted < page:
+        raise ConfigError(
+            f"kv_cache_memory is {settings.kv_cache_memory} GiB; it must hold a page of {page:,} bytes and fit into "
+            f"the {free / 2**30:.1f} GiB that are free"
+        )
+    return min(wanted // page, usable)
+
+
+def build_engine(model: Qwen3Model, settings: Settings) -> InferenceEngine:
+    """Starts an engine; errors as in :func:`cache_pages`."""
+    pages = cache_pages(model, settings)
+    cache = CacheManager(pages, model.layout.page_size, prefix_caching=settings.prefix_caching)
+    config = SchedulerConfig(
+        token_budget=settings.token_budget,
+        max_running=settings.max_running,
+        max_waiting=settings.max_waiting,
+        queue_timeout=settings.queue_timeout,
+        policy=settings.policy,
+    )
+    scheduler = ContinuousBatchScheduler(config, cache, time.monotonic)
+    return InferenceEngine(PagedModel(model, pages), scheduler, cache, model.tokenizer)
