@@ -143,12 +143,21 @@ def serve(
     page_size: PageSize = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    kv_cache_memory: Annotated[float | None, typer.Option(help="GiB of the KV cache; default: by free memory.")] = None,
+    prefix_caching: Annotated[bool | None, typer.Option(help="Share common beginnings of requests.")] = None,
+    token_budget: Annotated[int | None, typer.Option(help="Most tokens of one step.")] = None,
+    max_running: Annotated[int | None, typer.Option(help="Most answers generated at once.")] = None,
+    max_waiting: Annotated[int | None, typer.Option(help="Most requests in the queue; more are refused.")] = None,
+    queue_timeout: Annotated[float | None, typer.Option(help="Most seconds a request waits to begin.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Who goes first: fcfs, priority, fair or latency.")] = None,
 ) -> None:
     """Serve the OpenAI-compatible API."""
     from python_layer.server.api import run_server
 
     flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "page_size": page_size, "host": host, "port": port}
-    settings = load_settings(flags)
+    limits = {"token_budget": token_budget, "max_running": max_running, "max_waiting": max_waiting}
+    cache = {"kv_cache_memory": kv_cache_memory, "prefix_caching": prefix_caching}
+    settings = load_settings(flags | limits | cache | {"queue_timeout": queue_timeout, "policy": policy})
     run_server(_load(settings), settings)
 
 

@@ -36,6 +36,16 @@ def cache_pages(model: Qwen3Model, settings: Settings) -> int:
     return min(wanted // page, usable)
 
 
+def memory_summary(model: Qwen3Model, settings: Settings) -> str:
+    """What the memory goes to, and the settings that change it; errors as in :func:`cache_pages`."""
+    pages = cache_pages(model, settings)
+    return (
+        f"weights {model.weight_bytes / 2**30:.2f} GiB ({model.dtype}; --dtype), KV cache up to "
+        f"{pages * model.layout.page_bytes / 2**30:.2f} GiB ({model.kv_dtype}; --kv-dtype, --kv-cache-memory) for "
+        f"{pages * model.layout.page_size:,} tokens of up to {settings.max_running} answers at once (--max-running)"
+    )
+
+
 def build_engine(model: Qwen3Model, settings: Settings) -> InferenceEngine:
     """Starts an engine; errors as in :func:`cache_pages`."""
     pages = cache_pages(model, settings)

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from sse_starlette.sse import EventSourceResponse
 
-from python_layer.inference.build import build_engine
+from python_layer.inference.build import build_engine, memory_summary
 from python_layer.inference.engine import InferenceEngine
 from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.server.handlers import Handlers, ModelNotFoundError
@@ -65,7 +65,7 @@ def run_server(model: Qwen3Model, settings: Settings) -> None:
     url = f"http://{settings.host}:{settings.port}"
     body = '{"messages": [{"role": "user", "content": "Hello"}], "stream": true}'
     print(
-        f"\nServing {model.name} on {url} (API: {url}/docs). Try:\n\n"
+        f"{memory_summary(model, settings)}\n\nServing {model.name} on {url} (API: {url}/docs). Try:\n\n"
         f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n",
         file=sys.stderr,
     )
