@@ -1,17 +1,17 @@
-"""One answer under way: its sequence, its sampler and its text."""
+"""One answer under way: its sequence, its draws and its text."""
 
-import numpy as np
-from numpy.typing import NDArray
+from collections import Counter
 
 from python_layer.inference.request import FinishReason, Output, Request, Sink, TokenLogprobs
 from python_layer.inference.sequence import Sequence
 from python_layer.inference.stop_strings import StopStringFilter
-from python_layer.model.sampling import Sampler, log_probabilities, top_log_probabilities
+from python_layer.model.sampler import SampledToken, SamplingRow
+from python_layer.model.sampling import seed_of
 from python_layer.tokenizer import QwenTokenizer, StreamingDetokenizer
 
 
 class Answer:
-    """Takes logits, chooses tokens and tells when the answer ends.
+    """Says how its tokens are sampled, takes them, and tells when it ends.
 
     Args:
         request: What was asked for.
@@ -35,18 +35,31 @@ class Answer:
         self.sink = sink
         self.ended = 0
         """Answers of the request that ended with this one: several, if they had not parted yet."""
-        self._sampler = Sampler(params.sampling, stream=sequence.index)
+        self._seed = seed_of(params.sampling, sequence.index)
+        self._counts: Counter[int] = Counter()
         self._detokenizer = None if tokenizer is None else StreamingDetokenizer(tokenizer)
         self._stop_strings = StopStringFilter(params.stop)
         self._endings = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else set(eos_token_ids))
 
-    def take(self, logits: NDArray[np.float32]) -> FinishReason | None:
-        """Chooses the next token from ``logits`` [vocab] and passes it on; says whether the answer ends."""
+    def row(self) -> SamplingRow:
+        """How the next token is to be sampled."""
         params, sequence = self.request.params, self.sequence
+        return SamplingRow(
+            params=params.sampling,
+            seed=self._seed,
+            index=sequence.generated,
+            seen=sequence.tokens,
+            counts=self._counts,
+            banned=sorted(self._endings) if sequence.generated < params.min_tokens else (),
+            logprobs=params.logprobs,
+        )
+
+    def take(self, sampled: SampledToken) -> FinishReason | None:
+        """Adds the next token and passes it on; says whether the answer ends."""
+        params, sequence, token = self.request.params, self.sequence, sampled.token
         early = sequence.generated < params.min_tokens
-        prompt, output = sequence.tokens[: sequence.prompt_length], sequence.output
-        token = self._sampler.sample(logits, prompt, output, sorted(self._endings) if early else ())
         sequence.tokens.append(token)
+        self._counts[token] += 1
         ended = token in self._endings
         # A token that ends the answer is no part of its text, even if it is a newline, say.
         text, cut = ("", False) if ended else self._text_of(token, early)
@@ -57,7 +70,8 @@ class Answer:
             reason = "length"
         if reason is not None and not cut:
             text += self._last_text()
-        self._emit(sequence.index, [token], text, self._logprobs(logits, token), reason)
+        logprobs = None if sampled.logprob is None else [TokenLogprobs(sampled.logprob, sampled.top)]
+        self._emit(sequence.index, [token], text, logprobs, reason)
         return reason
 
     def give_up(self, reason: FinishReason, error: Exception | None = None) -> None:
@@ -80,13 +94,6 @@ class Answer:
             return ""
         text, cut = self._stop_strings.push(self._detokenizer.flush())
         return text if cut else text + self._stop_strings.flush()
-
-    def _logprobs(self, logits: NDArray[np.float32], token: int) -> list[TokenLogprobs] | None:
-        wanted = self.request.params.logprobs
-        if wanted is None:
-            return None
-        scores = log_probabilities(logits)
-        return [TokenLogprobs(float(scores[token]), top_log_probabilities(scores, wanted))]
 
     def _emit(
         self,

@@ -2,12 +2,9 @@
 
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from python_layer.inference import fronts
 from python_layer.inference.answer import Answer
@@ -19,6 +16,7 @@ from python_layer.inference.sequence import Sequence
 from python_layer.inference.stats import EngineStats
 from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.config import Qwen3Config
+from python_layer.model.sampler import SampledToken, SamplingRow
 from python_layer.tokenizer import QwenTokenizer
 from python_layer.utils.errors import EngineStoppedError, InvalidRequestError
 
@@ -30,8 +28,8 @@ class EngineModel(Protocol):
     def config(self) -> Qwen3Config:
         """Its configuration."""
 
-    def step(self, batch: RaggedBatch) -> NDArray[np.float32]:
-        """Logits [R, vocab_size] of the batch's wanted rows."""
+    def step(self, batch: RaggedBatch, rows: list[SamplingRow]) -> list[SampledToken]:
+        """Computes a batch and samples a token from each of its wanted rows' logits."""
 
     def copy_page(self, source: int, target: int) -> None:
         """Copies a page of the KV cache."""
@@ -245,42 +243,51 @@ class InferenceEngine:
             return
         for source, target in plan.copies:
             self._model.copy_page(source, target)
-        # Logits are wanted of those sequences whose known tokens are all computed after this step.
-        ready = [sequence for sequence, count in plan.rows if count == sequence.remaining]
-        batch = _batch_of(plan)
+        # A sequence whose known tokens will all be computed gets its next one, and so do the answers beside it.
+        sampling = [self._beginning(s) for s, count in plan.rows if count == s.remaining]
+        batch = _batch_of(plan, {answers[0].sequence: len(answers) for answers in sampling})
+        rows = [answer.row() for answers in sampling for answer in answers]
         before = time.perf_counter()
-        logits = self._model.step(batch)
+        sampled = iter(self._model.step(batch, rows))
         after = time.perf_counter()
         self._scheduler.computed(plan)
-        for sequence, row in zip(ready, logits, strict=True):
-            self._advance(sequence, row)
+        for answers in sampling:
+            self._advance(answers, sampled)
         if self._debug:
             self._cache.check_integrity(self._scheduler.running)
         totals = self._totals
         totals.steps += 1
-        totals.prompt_tokens += len(batch.token_ids) - len(ready)
+        totals.prompt_tokens += len(batch.token_ids) - len(sampling)
+        totals.generated_tokens += len(rows)
         totals.model_seconds += after - before
         totals.overhead_seconds += time.perf_counter() - after + before - began
 
-    def _advance(self, sequence: Sequence, logits: NDArray[np.float32]) -> None:
+    def _beginning(self, sequence: Sequence) -> list[Answer]:
+        """The answers that draw from a sequence's logits: all of its request if it is about to begin, else its own."""
         answer = self._answers[sequence]
         request = answer.request
-        forks = []
-        if sequence.generated == 0 and sequence.index == 0 and request.params.n > 1:
-            # All answers begin with the same logits; each draws from them on its own.
-            forks = [self._sequence(request, i, list(request.prompt)) for i in range(1, request.params.n)]
-        for fork in forks:
-            fork.arrival, fork.deadline = sequence.arrival, sequence.deadline
-            fork.prefix_hit = sequence.prefix_hit
-            self._answers[fork] = self._answer(request, fork, answer.sink)
-            if self._answers[fork].take(logits) is None:
-                self._scheduler.add_fork(sequence, fork)
+        answers = [answer]
+        if sequence.generated == 0 and sequence.index == 0:
+            for index in range(1, request.params.n):
+                fork = self._sequence(request, index, list(request.prompt))
+                fork.arrival, fork.deadline, fork.prefix_hit = sequence.arrival, sequence.deadline, sequence.prefix_hit
+                answers.append(self._answer(request, fork, answer.sink))
+        return answers
+
+    def _advance(self, answers: list[Answer], sampled: Iterator[SampledToken]) -> None:
+        """Gives each answer its token; those beside the first join it with its pages, or have ended."""
+        first, *others = answers
+        ended = first.take(next(sampled)) is not None
+        for answer in others:
+            fork = answer.sequence
+            self._answers[fork] = answer
+            if answer.take(next(sampled)) is None:
+                self._scheduler.add_fork(first.sequence, fork)
             else:
                 self._close(fork)
-        self._totals.generated_tokens += 1 + len(forks)
-        if answer.take(logits) is not None:
-            self._scheduler.finish(sequence)
-            self._close(sequence)
+        if ended:
+            self._scheduler.finish(first.sequence)
+            self._close(first.sequence)
 
     def _give_up(self, sequences: list[Sequence], reason: FinishReason) -> None:
         for sequence in sequences:
@@ -297,10 +304,9 @@ class InferenceEngine:
                 del self._open[sequence.request_id]
 
 
-def _batch_of(plan: StepPlan) -> RaggedBatch:
+def _batch_of(plan: StepPlan, answers: Mapping[Sequence, int]) -> RaggedBatch:
     rows = []
     for sequence, count in plan.rows:
         tokens = sequence.tokens[sequence.computed : sequence.computed + count]
-        wanted: Literal["last", "none"] = "last" if count == sequence.remaining else "none"
-        rows.append(RequestRows(tokens, sequence.computed, sequence.pages, wanted))
+        rows.append(RequestRows(tokens, sequence.computed, sequence.pages, answers.get(sequence, 0)))
     return RaggedBatch.of(rows)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +19,15 @@ class RequestRows:
         tokens: Token ids to compute, at positions ``start``, ``start + 1``, ...
         start: Number of the request's tokens whose keys and values are in the cache already.
         pages: Pages of the request in order; position p lies in ``pages[p // page_size]``.
-        logits: Whose logits are wanted: of the last row, of all, or of none (a chunk with more to come).
+        answers: How often the last row's logits are wanted: 0 for a chunk with more to come, n for n answers.
+        all_logits: Logits of every row instead.
     """
 
     tokens: Sequence[int]
     start: int
     pages: Sequence[int]
-    logits: Literal["last", "all", "none"] = "last"
+    answers: int = 1
+    all_logits: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ class RaggedBatch:
         table = np.zeros((len(requests), max((len(r.pages) for r in requests), default=0)), np.int32)
         for row, request in zip(table, requests, strict=True):
             row[: len(request.pages)] = request.pages
-        wanted = []
-        for request, end in zip(requests, offsets[1:], strict=True):
-            count = {"last": 1, "all": len(request.tokens), "none": 0}[request.logits]
-            wanted.append(np.arange(end - count, end))
+        wanted = [
+            np.arange(begin, end) if request.all_logits else np.full(request.answers, end - 1)
+            for request, begin, end in zip(requests, offsets, offsets[1:], strict=False)
+        ]
         return cls(
             token_ids=_concatenate([np.asarray(request.tokens) for request in requests]),
             positions=_concatenate([r.start + np.arange(n) for r, n in zip(requests, lengths, strict=True)]),

@@ -5,40 +5,36 @@ own: ``python -m python_layer.model.compile_cache``, with a pickled :class:`Grap
 """
 
 import hashlib
+import inspect
 import os
 import pickle
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from max.driver import CPU
-from max.dtype import DType
 from max.engine import CompiledModel, InferenceSession, read
+from max.graph import Graph
 
-from python_layer.model import graph
-from python_layer.model.config import Qwen3Config
 from python_layer.model.kernels import kernel_package, source_hash
-from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.utils.cpu import cpu_fingerprint
 from python_layer.utils.errors import CompileError
 
 
-@dataclass(frozen=True)
-class GraphRequest:
-    """Everything that shapes a graph; see :func:`~python_layer.model.graph.build_graph`."""
+class GraphRequest(Protocol):
+    """A graph that can be built anywhere; its ``repr`` tells everything that shapes it, and it can be pickled."""
 
-    config: Qwen3Config
-    layout: KVCacheLayout
-    dtype: DType
+    def build(self, kernels: Path) -> Graph:
+        """Builds the graph on a compiled kernel package."""
 
-    def key(self) -> str:
-        """A digest of everything the compiled graph depends on."""
-        builder = Path(graph.__file__).read_text(encoding="utf-8")
-        # The end-of-sequence tokens and the like are no part of the graph, but leaving them in costs little.
-        parts = [source_hash(), builder, cpu_fingerprint(), repr(self)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+def cache_key(request: GraphRequest) -> str:
+    """A digest of everything that a compiled graph depends on."""
+    builder = Path(inspect.getfile(type(request))).read_text(encoding="utf-8")
+    parts = [source_hash(), builder, cpu_fingerprint(), repr(request)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 class CompileCache:
@@ -57,7 +53,7 @@ class CompileCache:
         Raises:
             CompileError: The kernels or the graph can't be compiled here, or the folder can't be written.
         """
-        file = self._folder / "models" / f"{request.key()}.mef"
+        file = self._folder / "models" / f"{cache_key(request)}.mef"
         if file.exists():
             try:
                 return read(file), True
@@ -93,7 +89,7 @@ def _compile_apart(request: GraphRequest, kernels: Path, output: Path) -> None:
 
 def _main() -> None:
     request, kernels, output = pickle.load(sys.stdin.buffer)
-    built = graph.build_graph(request.config, request.layout, request.dtype, kernels)
+    built = request.build(kernels)
     session = InferenceSession(devices=[CPU()])  # must outlive what it compiles
     compiled = session.compile(built)
     compiled.export_mef(str(output))

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.config import Qwen3Config
 from python_layer.model.kv_cache import KVCacheLayout
-from python_layer.model.sampling import Sampler, SamplingParams, log_probabilities, top_log_probabilities
+from python_layer.model.sampler import MOST_LOGPROBS, Sampler, SamplingRow
+from python_layer.model.sampling import SamplingParams, seed_of
 from python_layer.tokenizer import QwenTokenizer, StreamingDetokenizer
 from python_layer.utils.errors import InvalidRequestError, TokenizerError
 
 PREFILL_CHUNK = 512
 """Most prompt tokens per step: bounds the memory of activations, whatever the prompt's length."""
-
-MAX_LOGPROBS = 20
 
 FinishReason = Literal["stop", "length"]
 
@@ -39,7 +38,11 @@ class StepModel(Protocol):
     def tokenizer(self) -> QwenTokenizer | None:
         """Its tokenizer, if the checkpoint has one."""
 
-    def forward(self, batch: RaggedBatch, cache: Buffer) -> NDArray[np.float32]:
+    @property
+    def sampler(self) -> Sampler:
+        """Chooses tokens."""
+
+    def step(self, batch: RaggedBatch, cache: Buffer) -> Buffer | NDArray[np.float32]:
         """Logits [R, vocab_size] of the batch's wanted rows."""
 
 
@@ -149,25 +152,27 @@ class Generator:
                 f"cache, but {available:,} are free; lower max_tokens",
                 "max_tokens",
             )
-        return self._steps(ids, pages, Sampler(params), max_tokens, logprobs, ignore_eos)
+        return self._steps(ids, pages, params, max_tokens, logprobs, ignore_eos)
 
     def _steps(
-        self, ids: list[int], pages: int, sampler: Sampler, max_tokens: int, logprobs: int, ignore_eos: bool
+        self, ids: list[int], pages: int, params: SamplingParams, max_tokens: int, logprobs: int, ignore_eos: bool
     ) -> Iterator[GeneratedToken]:
         tokenizer = self._model.tokenizer
         detokenizer = None if tokenizer is None else StreamingDetokenizer(tokenizer)
         stops = set() if ignore_eos else set(self._model.config.eos_token_ids)
         cache = self._model.layout.allocate(pages)
-        known, computed = list(ids), 0
+        known, computed, seed = list(ids), 0, seed_of(params)
         for index in range(max_tokens):
             while computed < len(known):
                 chunk = known[computed : computed + PREFILL_CHUNK]
-                rows = RequestRows(chunk, computed, range(pages))
-                logits = self._model.forward(RaggedBatch.of([rows]), cache)[0]
                 computed += len(chunk)
-            token = sampler.sample(logits, ids, known[len(ids) :])
+                last = computed == len(known)
+                rows = RequestRows(chunk, computed - len(chunk), range(pages), answers=int(last))
+                logits = self._model.step(RaggedBatch.of([rows]), cache)
+            [sampled] = self._model.sampler.sample(logits, [SamplingRow(params, seed, index, logprobs=logprobs)])
+            token, logprob = sampled.token, sampled.logprob
+            assert logprob is not None
             known.append(token)
-            scores = log_probabilities(logits)
             reason: FinishReason | None = None
             if token in stops:
                 reason = "stop"
@@ -176,7 +181,7 @@ class Generator:
             text = None
             if detokenizer is not None:
                 text = detokenizer.push(token) + (detokenizer.flush() if reason else "")
-            yield GeneratedToken(token, text, float(scores[token]), top_log_probabilities(scores, logprobs), reason)
+            yield GeneratedToken(token, text, logprob, sampled.top, reason)
             if reason:
                 return
 
@@ -202,8 +207,8 @@ class Generator:
                 f"{config.max_position_embeddings} tokens; shorten the prompt or lower max_tokens",
                 "max_tokens",
             )
-        if not 0 <= logprobs <= MAX_LOGPROBS:
-            raise InvalidRequestError(f"logprobs is {logprobs}; it must be from 0 to {MAX_LOGPROBS}", "logprobs")
+        if not 0 <= logprobs <= MOST_LOGPROBS:
+            raise InvalidRequestError(f"logprobs is {logprobs}; it must be from 0 to {MOST_LOGPROBS}", "logprobs")
 
 
 def encode_prompt(tokenizer: QwenTokenizer | None, text: str) -> list[int]:

@@ -36,6 +36,19 @@ class StepInputs:
     logit_rows: TensorValue
 
 
+@dataclass(frozen=True)
+class ModelGraph:
+    """Everything that shapes a model's graph; see :func:`build_graph`."""
+
+    config: Qwen3Config
+    layout: KVCacheLayout
+    dtype: DType
+
+    def build(self, kernels: Path) -> Graph:
+        """Builds the graph on a compiled kernel package."""
+        return build_graph(self.config, self.layout, self.dtype, kernels)
+
+
 def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernels: Path) -> Graph:
     """Builds the graph of one step.
 

@@ -1,12 +1,11 @@
 """A model together with the one KV cache it serves all requests from."""
 
-import numpy as np
 from max.driver import Buffer
-from numpy.typing import NDArray
 
 from python_layer.model.batch import RaggedBatch
 from python_layer.model.config import Qwen3Config
 from python_layer.model.qwen3_model import Qwen3Model
+from python_layer.model.sampler import SampledToken, SamplingRow
 
 
 class PagedModel:
@@ -31,9 +30,9 @@ class PagedModel:
         """The KV cache."""
         return self._cache
 
-    def step(self, batch: RaggedBatch) -> NDArray[np.float32]:
-        """Logits [R, vocab_size] of the batch's wanted rows; its keys and values go into the cache."""
-        return self._model.forward(batch, self._cache)
+    def step(self, batch: RaggedBatch, rows: list[SamplingRow]) -> list[SampledToken]:
+        """Computes a batch, whose keys and values go into the cache, and samples from its wanted rows' logits."""
+        return self._model.sampler.sample(self._model.step(batch, self._cache), rows)
 
     def copy_page(self, source: int, target: int) -> None:
         """Copies a page, every layer of it."""

@@ -13,12 +13,14 @@ from max.engine import InferenceSession
 from numpy.typing import NDArray
 
 from python_layer.model.batch import RaggedBatch
-from python_layer.model.compile_cache import CompileCache, GraphRequest
+from python_layer.model.compile_cache import CompileCache
 from python_layer.model.config import Qwen3Config
 from python_layer.model.generation import GeneratedToken, Generation, Generator
+from python_layer.model.graph import ModelGraph
 from python_layer.model.kernels import default_cache_dir
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.precision import resolve_dtypes
+from python_layer.model.sampler import Sampler
 from python_layer.model.sampling import SamplingParams
 from python_layer.model.weight_loader import LoadedWeights, WeightLoader
 from python_layer.model.weights import ignored_tensors, weight_specs
@@ -81,8 +83,9 @@ class Qwen3Model:
         self.folder = weight_loader.path
         specs, unused = weight_specs(config), ignored_tensors(config)
         weight_loader.check(specs, unused=unused)  # before a long compilation
-        request = GraphRequest(config, self.layout, DType[self.dtype])
-        compiled, cached = CompileCache(cache_dir or default_cache_dir()).get(request)
+        cache = CompileCache(cache_dir or default_cache_dir())
+        compiled, cached = cache.get(ModelGraph(config, self.layout, DType[self.dtype]))
+        self.sampler = Sampler(cache)
         compiled_at = time.perf_counter()
         self._weights = weight_loader.load(specs, self.dtype, unused=unused)
         loaded_at = time.perf_counter()
@@ -134,11 +137,15 @@ class Qwen3Model:
         Raises:
             InvalidRequestError: The batch is inconsistent or points outside the cache or vocabulary.
         """
+        result: NDArray[np.float32] = self.step(batch, cache).to_numpy()
+        return result
+
+    def step(self, batch: RaggedBatch, cache: Buffer) -> Buffer:
+        """As :meth:`forward`, with the logits left on the device."""
         batch.check(self.config.vocab_size, cache.shape[0], self.layout.page_size)
         arrays = (batch.token_ids, batch.positions, batch.row_offsets, batch.page_table, batch.logit_rows)
         (logits,) = self._model.execute(cache, *(Buffer.from_numpy(np.ascontiguousarray(a)) for a in arrays))
-        result: NDArray[np.float32] = logits.to_numpy()
-        return result
+        return logits
 
     def generate(
         self,

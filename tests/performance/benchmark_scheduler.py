@@ -2,8 +2,7 @@
 
     python tests/performance/benchmark_scheduler.py [--batch 64] [--context 512] [--json]
 
-Runs the real engine on pretended logits, so that every microsecond is the engine's own. Sampling is greedy over
-a vocabulary of 64, so that what is left is bookkeeping.
+Runs the real engine on a model that answers every step at once, so that every microsecond is the engine's own.
 """
 
 import argparse
@@ -21,6 +20,7 @@ from python_layer.inference.engine import InferenceEngine
 from python_layer.inference.params import GenerationParams
 from python_layer.inference.scheduler import ContinuousBatchScheduler, SchedulerConfig
 from python_layer.model.batch import RaggedBatch
+from python_layer.model.sampler import SampledToken, SamplingRow
 from tests.unit.inference.mock_model import CONFIG, VOCAB
 
 PAGE = 16
@@ -34,9 +34,9 @@ class InstantModel:
     def __init__(self, pages: int) -> None:
         self._pages = pages
 
-    def step(self, batch: RaggedBatch) -> np.ndarray:
+    def step(self, batch: RaggedBatch, rows: list[SamplingRow]) -> list[SampledToken]:
         batch.check(VOCAB, self._pages, PAGE)
-        return np.zeros((len(batch.logit_rows), VOCAB), np.float32)
+        return [SampledToken(0, None, [])] * len(rows)
 
     def copy_page(self, source: int, target: int) -> None:
         raise AssertionError("no request forks here")

@@ -27,8 +27,12 @@ def test_layout() -> None:
 
 
 def test_wanted_logits() -> None:
-    rows = [RequestRows([1, 2], 0, [0], "all"), RequestRows([3, 4], 0, [1], "none"), RequestRows([5, 6], 0, [2])]
-    assert RaggedBatch.of(rows).logit_rows.tolist() == [0, 1, 5]
+    rows = [
+        RequestRows([1, 2], 0, [0], all_logits=True),
+        RequestRows([3, 4], 0, [1], answers=0),
+        RequestRows([5, 6], 0, [2], answers=3),
+    ]
+    assert RaggedBatch.of(rows).logit_rows.tolist() == [0, 1, 5, 5, 5]
 
 
 def changed(field: str, index: object, value: int) -> RaggedBatch:

@@ -8,9 +8,12 @@ from max.driver import Buffer
 from max.dtype import DType
 
 from python_layer.model.batch import RaggedBatch
+from python_layer.model.compile_cache import CompileCache
 from python_layer.model.config import Qwen3Config
 from python_layer.model.generation import PREFILL_CHUNK, Generator
+from python_layer.model.kernels import default_cache_dir
 from python_layer.model.kv_cache import KVCacheLayout
+from python_layer.model.sampler import Sampler
 from python_layer.model.sampling import SamplingParams
 from python_layer.utils.errors import InvalidRequestError
 
@@ -41,12 +44,13 @@ class CountingModel:
 
     def __init__(self) -> None:
         self.steps: list[tuple[int, int]] = []
+        self.sampler = Sampler(CompileCache(default_cache_dir()))
 
-    def forward(self, batch: RaggedBatch, cache: Buffer) -> np.ndarray:
+    def step(self, batch: RaggedBatch, cache: Buffer) -> np.ndarray:
         batch.check(VOCAB, cache.shape[0], 16)
         self.steps.append((int(batch.positions[0]), len(batch.token_ids)))
-        logits = np.zeros((1, VOCAB), np.float32)
-        logits[0, (batch.token_ids[-1] + 1) % VOCAB] = 5
+        logits = np.zeros((len(batch.logit_rows), VOCAB), np.float32)
+        logits[:, (batch.token_ids[-1] + 1) % VOCAB] = 5
         return logits
 
 

@@ -1,4 +1,4 @@
-"""A model without weights for tests of the engine: real pages, pretended logits."""
+"""A model without weights for tests of the engine: real pages and sampling, pretended logits."""
 
 import time
 
@@ -8,7 +8,10 @@ from python_layer.inference.cache_manager import CacheManager
 from python_layer.inference.engine import InferenceEngine
 from python_layer.inference.scheduler import ContinuousBatchScheduler, SchedulerConfig
 from python_layer.model.batch import RaggedBatch
+from python_layer.model.compile_cache import CompileCache
 from python_layer.model.config import Qwen3Config
+from python_layer.model.kernels import default_cache_dir
+from python_layer.model.sampler import SampledToken, Sampler, SamplingRow
 
 VOCAB, PAGE, EOS = 64, 4, 63
 
@@ -49,12 +52,13 @@ class MockModel:
     def __init__(self, pages: int, uniform: bool = False, delay: float = 0.0) -> None:
         self._memory = np.full((pages, PAGE), -1)
         self._uniform = uniform
+        self._sampler = Sampler(CompileCache(default_cache_dir()))
         self._delay = delay
         self.fail_at: int | None = None
         self.steps = 0
         self.largest = 0
 
-    def step(self, batch: RaggedBatch) -> np.ndarray:
+    def step(self, batch: RaggedBatch, rows: list[SamplingRow]) -> list[SampledToken]:
         batch.check(VOCAB, len(self._memory), PAGE)
         self.steps += 1
         self.largest = max(self.largest, len(batch.page_table))
@@ -71,7 +75,7 @@ class MockModel:
         for row, wanted in zip(logits, batch.logit_rows.tolist(), strict=True):
             if not self._uniform:
                 row[expected_token(contexts[wanted])] = 10
-        return logits
+        return self._sampler.sample(logits, rows)
 
     def copy_page(self, source: int, target: int) -> None:
         self._memory[target] = self._memory[source]

@@ -1,0 +1,145 @@
+"""Draws tokens on the device that holds the logits: the ``mili.sample`` op in a small graph of its own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from max.driver import CPU, Buffer
+from max.dtype import DType
+from max.engine import InferenceSession
+from max.graph import DeviceRef, Graph, TensorType, ops
+from numpy.typing import NDArray
+
+from python_layer.model.compile_cache import CompileCache
+from python_layer.model.sampling import SamplingParams, uniform_draw
+
+MOST_LOGPROBS = 20
+BANNED = -np.inf
+
+
+@dataclass(frozen=True)
+class SamplingRow:
+    """What one row of logits is sampled with.
+
+    Attributes:
+        params: How the token is chosen.
+        seed: Of the draws.
+        index: Number of the draw: the answer's tokens so far.
+        seen: Tokens of prompt and answer, for the repetition penalty; only looked at if there is one.
+        counts: Token -> occurrences in the answer, likewise for the other penalties.
+        banned: Tokens that must not be chosen.
+        logprobs: Likeliest tokens to report, up to 20; None reports no log-probability.
+    """
+
+    params: SamplingParams
+    seed: int
+    index: int
+    seen: Sequence[int] = ()
+    counts: Mapping[int, int] = field(default_factory=dict)
+    banned: Sequence[int] = ()
+    logprobs: int | None = None
+
+    def edits(self) -> list[tuple[int, float, bool, int]]:
+        """(token, bias, whether it was seen, occurrences) of each token whose logit changes."""
+        params = self.params
+        bias = dict(params.logit_bias) | dict.fromkeys(self.banned, BANNED)
+        seen = set(self.seen) if params.repetition_penalty != 1 else set()
+        counts = self.counts if params.presence_penalty or params.frequency_penalty else {}
+        return [(t, bias.get(t, 0.0), t in seen, counts.get(t, 0)) for t in sorted(bias.keys() | seen | counts.keys())]
+
+
+@dataclass(frozen=True)
+class SampledToken:
+    """A drawn token.
+
+    Attributes:
+        token: Its id.
+        logprob: Its log-probability under the model, before any edit; None if not wanted.
+        top: The likeliest tokens as (id, log-probability), likeliest first, equal ones by id.
+    """
+
+    token: int
+    logprob: float | None
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class SampleGraph:
+    """The graph of the sampler: one for every model, all sizes symbolic."""
+
+    def build(self, kernels: Path) -> Graph:
+        """Inputs as :class:`Sampler` gives them, outputs tokens, logprobs, top ids and top logprobs."""
+        device = DeviceRef.CPU()
+        shapes: list[tuple[DType, list[str | int]]] = [
+            (DType.float32, ["R", "V"]),
+            (DType.float32, ["R", 6]),
+            (DType.int32, ["R"]),
+            (DType.float64, ["R"]),
+            (DType.int32, ["R"]),
+            (DType.int32, ["R_plus_1"]),
+            (DType.int32, ["E"]),
+            (DType.float32, ["E"]),
+            (DType.int32, ["E"]),
+            (DType.int32, ["E"]),
+        ]
+        types = [TensorType(dtype, shape, device) for dtype, shape in shapes]
+        outputs = [
+            TensorType(DType.int32, ["R"], device),
+            TensorType(DType.float64, ["R"], device),
+            TensorType(DType.int32, ["R", MOST_LOGPROBS], device),
+            TensorType(DType.float64, ["R", MOST_LOGPROBS], device),
+        ]
+        with Graph("sample", input_types=types, custom_extensions=[kernels]) as graph:
+            graph.output(*ops.custom("mili.sample", device, [value.tensor for value in graph.inputs], outputs))
+        return graph
+
+
+class Sampler:
+    """Samples rows of logits.
+
+    Args:
+        cache: Holds the compiled graph.
+
+    Raises:
+        CompileError: The graph can't be compiled here.
+    """
+
+    def __init__(self, cache: CompileCache) -> None:
+        compiled, _ = cache.get(SampleGraph())
+        self._model = InferenceSession(devices=[CPU()]).init(compiled)
+
+    def sample(self, logits: Buffer | NDArray[np.float32], rows: Sequence[SamplingRow]) -> list[SampledToken]:
+        """One token for each row of ``logits`` [R, vocab]."""
+        if not rows:
+            return []
+        edits = [row.edits() for row in rows]
+        flat = [edit for of_row in edits for edit in of_row]
+        params = [
+            (p.temperature, p.top_p, p.min_p, p.repetition_penalty, p.presence_penalty, p.frequency_penalty)
+            for p in (row.params for row in rows)
+        ]
+        arrays = (
+            np.array(params, np.float32),
+            np.array([row.params.top_k for row in rows], np.int32),
+            np.array([uniform_draw(row.seed, row.index) if row.params.temperature else 0.0 for row in rows]),
+            np.array([-1 if row.logprobs is None else row.logprobs for row in rows], np.int32),
+            np.cumsum([0, *map(len, edits)], dtype=np.int32),
+            np.array([token for token, _, _, _ in flat], np.int32),
+            np.array([bias for _, bias, _, _ in flat], np.float32),
+            np.array([seen for _, _, seen, _ in flat], np.int32),
+            np.array([count for _, _, _, count in flat], np.int32),
+        )
+        source = Buffer.from_numpy(logits) if isinstance(logits, np.ndarray) else logits
+        outputs = self._model.execute(source, *(Buffer.from_numpy(array) for array in arrays))
+        tokens, logprobs, top_ids, top_logprobs = (output.to_numpy() for output in outputs)
+        vocab = source.shape[1]
+        sampled = []
+        for r, row in enumerate(rows):
+            if row.logprobs is None:
+                sampled.append(SampledToken(int(tokens[r]), None, []))
+                continue
+            count = min(row.logprobs, vocab)
+            top = list(zip(top_ids[r, :count].tolist(), top_logprobs[r, :count].tolist(), strict=True))
+            sampled.append(SampledToken(int(tokens[r]), float(logprobs[r]), top))
+        return sampled
