@@ -149,6 +149,7 @@ def serve(
     max_running: Annotated[int | None, typer.Option(help="Most answers generated at once.")] = None,
     max_waiting: Annotated[int | None, typer.Option(help="Most requests in the queue; more are refused.")] = None,
     queue_timeout: Annotated[float | None, typer.Option(help="Most seconds a request waits to begin.")] = None,
+    speculation: Annotated[int | None, typer.Option(help="Tokens guessed ahead by prompt lookup; 0 is off.")] = None,
     policy: Annotated[str | None, typer.Option(help="Who goes first: fcfs, priority, fair or latency.")] = None,
 ) -> None:
     """Serve the OpenAI-compatible API."""
@@ -157,7 +158,9 @@ def serve(
     flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "page_size": page_size, "host": host, "port": port}
     limits = {"token_budget": token_budget, "max_running": max_running, "max_waiting": max_waiting}
     cache = {"kv_cache_memory": kv_cache_memory, "prefix_caching": prefix_caching}
-    settings = load_settings(flags | limits | cache | {"queue_timeout": queue_timeout, "policy": policy})
+    settings = load_settings(
+        flags | limits | cache | {"queue_timeout": queue_timeout, "speculation": speculation, "policy": policy}
+    )
     run_server(_load(settings), settings)
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from python_layer.inference.ngram import NgramIndex
 from python_layer.inference.request import FinishReason, Output, Request, Sink, TokenLogprobs
 from python_layer.inference.sequence import Sequence
 from python_layer.inference.stop_strings import StopStringFilter
@@ -33,29 +34,41 @@ class Answer:
         self.request = request
         self.sequence = sequence
         self.sink = sink
+        self.reason: FinishReason | None = None
+        """Why the answer has ended, once it has."""
+        self.lookup = NgramIndex()
         self.ended = 0
         """Answers of the request that ended with this one: several, if they had not parted yet."""
         self._seed = seed_of(params.sampling, sequence.index)
         self._counts: Counter[int] = Counter()
+        self._penalized = params.sampling.repetition_penalty != 1
         self._detokenizer = None if tokenizer is None else StreamingDetokenizer(tokenizer)
         self._stop_strings = StopStringFilter(params.stop)
         self._endings = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else set(eos_token_ids))
 
-    def row(self) -> SamplingRow:
-        """How the next token is to be sampled."""
+    def rows(self, drafted: int = 0) -> list[SamplingRow]:
+        """How the next token is to be sampled, and those after each of the first ``drafted`` tokens of the draft."""
         params, sequence = self.request.params, self.sequence
-        return SamplingRow(
-            params=params.sampling,
-            seed=self._seed,
-            index=sequence.generated,
-            seen=sequence.tokens,
-            counts=self._counts,
-            banned=sorted(self._endings) if sequence.generated < params.min_tokens else (),
-            logprobs=params.logprobs,
-        )
+        counts, rows = self._counts, []
+        for ahead in range(drafted + 1):
+            if ahead:
+                counts = counts + Counter([sequence.draft[ahead - 1]])
+            index = sequence.generated + ahead
+            rows.append(
+                SamplingRow(
+                    params=params.sampling,
+                    seed=self._seed,
+                    index=index,
+                    seen=[*sequence.tokens, *sequence.draft[:ahead]] if self._penalized else (),
+                    counts=counts,
+                    banned=sorted(self._endings) if index < params.min_tokens else (),
+                    logprobs=params.logprobs,
+                )
+            )
+        return rows
 
-    def take(self, sampled: SampledToken) -> FinishReason | None:
-        """Adds the next token and passes it on; says whether the answer ends."""
+    def take(self, sampled: SampledToken) -> None:
+        """Adds the next token and passes it on; ``reason`` tells whether the answer ends with it."""
         params, sequence, token = self.request.params, self.sequence, sampled.token
         early = sequence.generated < params.min_tokens
         sequence.tokens.append(token)
@@ -71,8 +84,8 @@ class Answer:
         if reason is not None and not cut:
             text += self._last_text()
         logprobs = None if sampled.logprob is None else [TokenLogprobs(sampled.logprob, sampled.top)]
+        self.reason = reason
         self._emit(sequence.index, [token], text, logprobs, reason)
-        return reason
 
     def give_up(self, reason: FinishReason, error: Exception | None = None) -> None:
         """Ends the answer before its time, and with it those that would have begun as it did."""

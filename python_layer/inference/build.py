@@ -58,4 +58,5 @@ def build_engine(model: Qwen3Model, settings: Settings) -> InferenceEngine:
         policy=settings.policy,
     )
     scheduler = ContinuousBatchScheduler(config, cache, time.monotonic)
-    return InferenceEngine(PagedModel(model, pages), scheduler, cache, model.tokenizer)
+    paged = PagedModel(model, pages)
+    return InferenceEngine(paged, scheduler, cache, model.tokenizer, speculation=settings.speculation)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -11,10 +11,11 @@ from python_layer.inference.answer import Answer
 from python_layer.inference.cache_manager import CacheManager
 from python_layer.inference.params import GenerationParams
 from python_layer.inference.request import FinishReason, Output, Request, Sink
-from python_layer.inference.scheduler import ContinuousBatchScheduler, StepPlan
+from python_layer.inference.scheduler import ContinuousBatchScheduler
 from python_layer.inference.sequence import Sequence
 from python_layer.inference.stats import EngineStats
-from python_layer.model.batch import RaggedBatch, RequestRows
+from python_layer.inference.turn import Turn
+from python_layer.model.batch import RaggedBatch
 from python_layer.model.config import Qwen3Config
 from python_layer.model.sampler import SampledToken, SamplingRow
 from python_layer.tokenizer import QwenTokenizer
@@ -40,6 +41,8 @@ class _Totals:
     steps: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     model_seconds: float = 0.0
     overhead_seconds: float = 0.0
 
@@ -52,6 +55,7 @@ class InferenceEngine:
         scheduler: Plans the steps.
         cache: The scheduler's pages.
         tokenizer: Makes the answers' text; None for token ids only.
+        speculation: Most tokens to guess ahead by prompt lookup in each step; 0 is off. The answers stay the same.
         debug: Check the pages after every step, not only when the engine falls idle.
     """
 
@@ -62,12 +66,14 @@ class InferenceEngine:
         cache: CacheManager,
         tokenizer: QwenTokenizer | None,
         *,
+        speculation: int = 0,
         debug: bool = False,
     ) -> None:
         self._model = model
         self._scheduler = scheduler
         self._cache = cache
         self._tokenizer = tokenizer
+        self._speculation = speculation
         self._debug = debug
         self._answers: dict[Sequence, Answer] = {}
         self._totals = _Totals()
@@ -238,56 +244,69 @@ class InferenceEngine:
     def _step(self) -> None:
         began = time.perf_counter()
         self._give_up(self._scheduler.expired(), "timeout")
+        if self._speculation:
+            self._draft()
         plan = self._scheduler.plan()
         if not plan.rows:
             return
         for source, target in plan.copies:
             self._model.copy_page(source, target)
-        # A sequence whose known tokens will all be computed gets its next one, and so do the answers beside it.
-        sampling = [self._beginning(s) for s, count in plan.rows if count == s.remaining]
-        batch = _batch_of(plan, {answers[0].sequence: len(answers) for answers in sampling})
-        rows = [answer.row() for answers in sampling for answer in answers]
+        turns = [self._turn(sequence, count) for sequence, count in plan.rows]
+        batch = RaggedBatch.of([turn.batch_rows() for turn in turns])
+        rows = [row for turn in turns for row in turn.sampling_rows()]
         before = time.perf_counter()
         sampled = iter(self._model.step(batch, rows))
         after = time.perf_counter()
-        self._scheduler.computed(plan)
-        for answers in sampling:
-            self._advance(answers, sampled)
+        for turn in turns:
+            accepted = turn.take(sampled)
+            self._scheduler.computed(turn.sequence, turn.known + accepted)
+            self._totals.accepted_tokens += accepted
+        for turn in turns:
+            self._part(turn)
         if self._debug:
             self._cache.check_integrity(self._scheduler.running)
         totals = self._totals
         totals.steps += 1
-        totals.prompt_tokens += len(batch.token_ids) - len(sampling)
-        totals.generated_tokens += len(rows)
+        totals.prompt_tokens += sum(turn.known for turn in turns) - sum(bool(turn.answers) for turn in turns)
+        totals.generated_tokens += sum(turn.taken for turn in turns)
+        totals.drafted_tokens += sum(turn.drafted for turn in turns)
         totals.model_seconds += after - before
         totals.overhead_seconds += time.perf_counter() - after + before - began
 
-    def _beginning(self, sequence: Sequence) -> list[Answer]:
-        """The answers that draw from a sequence's logits: all of its request if it is about to begin, else its own."""
+    def _draft(self) -> None:
+        """Guesses what comes after the one token that a decoding sequence is about to compute."""
+        for sequence in self._scheduler.running:
+            left = sequence.params.max_tokens - sequence.generated - 1
+            answer = self._answers[sequence]
+            ready = sequence.remaining == 1 and sequence.generated > 0
+            most = min(self._speculation, left)
+            sequence.draft = answer.lookup.propose(sequence.tokens, most) if ready else []
+
+    def _turn(self, sequence: Sequence, count: int) -> Turn:
+        """What a sequence does in a step: with all its tokens computed, its answers draw their next ones."""
         answer = self._answers[sequence]
-        request = answer.request
+        if count < sequence.remaining:
+            return Turn(sequence, count, 0, [])
         answers = [answer]
+        request = answer.request
         if sequence.generated == 0 and sequence.index == 0:
             for index in range(1, request.params.n):
                 fork = self._sequence(request, index, list(request.prompt))
                 fork.arrival, fork.deadline, fork.prefix_hit = sequence.arrival, sequence.deadline, sequence.prefix_hit
                 answers.append(self._answer(request, fork, answer.sink))
-        return answers
+        return Turn(sequence, sequence.remaining, count - sequence.remaining, answers)
 
-    def _advance(self, answers: list[Answer], sampled: Iterator[SampledToken]) -> None:
-        """Gives each answer its token; those beside the first join it with its pages, or have ended."""
-        first, *others = answers
-        ended = first.take(next(sampled)) is not None
-        for answer in others:
-            fork = answer.sequence
-            self._answers[fork] = answer
-            if answer.take(next(sampled)) is None:
-                self._scheduler.add_fork(first.sequence, fork)
+    def _part(self, turn: Turn) -> None:
+        """After a step: new answers go on by themselves, with the first one's pages, and ended ones leave."""
+        for answer in turn.answers[1:]:
+            self._answers[answer.sequence] = answer
+            if answer.reason is None:
+                self._scheduler.add_fork(turn.sequence, answer.sequence)
             else:
-                self._close(fork)
-        if ended:
-            self._scheduler.finish(first.sequence)
-            self._close(first.sequence)
+                self._close(answer.sequence)
+        if turn.answers and turn.answers[0].reason is not None:
+            self._scheduler.finish(turn.sequence)
+            self._close(turn.sequence)
 
     def _give_up(self, sequences: list[Sequence], reason: FinishReason) -> None:
         for sequence in sequences:
@@ -302,11 +321,3 @@ class InferenceEngine:
             self._open[sequence.request_id] -= answer.ended
             if self._open[sequence.request_id] == 0:
                 del self._open[sequence.request_id]
-
-
-def _batch_of(plan: StepPlan, answers: Mapping[Sequence, int]) -> RaggedBatch:
-    rows = []
-    for sequence, count in plan.rows:
-        tokens = sequence.tokens[sequence.computed : sequence.computed + count]
-        rows.append(RequestRows(tokens, sequence.computed, sequence.pages, answers.get(sequence, 0)))
-    return RaggedBatch.of(rows)

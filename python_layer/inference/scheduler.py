@@ -33,7 +33,8 @@ class StepPlan:
     """What a step computes.
 
     Attributes:
-        rows: (sequence, tokens) in the order of the batch; the tokens follow its ``computed`` ones.
+        rows: (sequence, tokens) in the order of the batch; they follow its ``computed`` ones and, once those
+            are all known tokens, are of its draft.
         copies: Page copies (from, to) to make first.
     """
 
@@ -122,7 +123,9 @@ class ContinuousBatchScheduler:
         for sequence in sorted(self.running, key=key):
             if budget == 0 or sequence.status is not Status.RUNNING:
                 continue
-            count = min(sequence.remaining, budget)
+            count = min(sequence.remaining + len(sequence.draft), budget)
+            if count > sequence.remaining and not self.cache.reserve(sequence, sequence.computed + count):
+                count = sequence.remaining  # a draft is not worth another's pages
             while not self.cache.reserve(sequence, sequence.computed + count):
                 # One that is planned already keeps its pages: it goes before this one.
                 victim = max((s for s in self.running if s not in planned), key=key)
@@ -152,12 +155,11 @@ class ContinuousBatchScheduler:
             budget -= count
         return StepPlan(list(planned.items()), self.cache.take_copies())
 
-    def computed(self, plan: StepPlan) -> None:
-        """Records that a step's tokens are in the cache."""
-        for sequence, count in plan.rows:
-            sequence.computed += count
-            self.served[sequence.user] += count
-            self.cache.commit(sequence)
+    def computed(self, sequence: Sequence, count: int) -> None:
+        """Records that ``count`` more tokens of a sequence are in the cache, rightly."""
+        sequence.computed += count
+        self.served[sequence.user] += count
+        self.cache.commit(sequence)
 
     def finish(self, sequence: Sequence) -> None:
         """Takes a sequence out, wherever it is, and frees its pages; nothing happens to a finished one."""
@@ -187,6 +189,7 @@ class ContinuousBatchScheduler:
         """Back to the queue; its tokens, those of the answer too, are computed again later."""
         self.cache.free(sequence)
         self.running.remove(sequence)
+        sequence.draft = []
         sequence.status = Status.WAITING
         sequence.preemptions += 1
         self.stats.preemptions += 1

@@ -34,6 +34,7 @@ class Sequence:
         pages: Block table: position p is in ``pages[p // page_size]``.
         status: Where it stands.
         prefix_hit: Tokens it found in the cache when it was first scheduled.
+        draft: Tokens that may come next, to be checked in its next step.
         preemptions: How often its pages were taken from it.
     """
 
@@ -50,6 +51,7 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     status: Status = Status.WAITING
     prefix_hit: int = 0
+    draft: list[int] = field(default_factory=list)
     preemptions: int = 0
 
     @property

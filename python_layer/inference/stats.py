@@ -14,6 +14,8 @@ class EngineStats:
         steps: Steps of the model.
         prompt_tokens: Tokens computed that were known before (prompts, and answers after preemption).
         generated_tokens: Tokens generated.
+        drafted_tokens: Tokens proposed by speculation.
+        accepted_tokens: Those of them that the model would have chosen.
         preemptions: Times a sequence lost its pages.
         prefix_queries: Prompt tokens looked up in the prefix cache.
         prefix_hits: Prompt tokens found there.
@@ -30,6 +32,8 @@ class EngineStats:
     steps: int
     prompt_tokens: int
     generated_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     preemptions: int
     prefix_queries: int
     prefix_hits: int

@@ -19,15 +19,14 @@ class RequestRows:
         tokens: Token ids to compute, at positions ``start``, ``start + 1``, ...
         start: Number of the request's tokens whose keys and values are in the cache already.
         pages: Pages of the request in order; position p lies in ``pages[p // page_size]``.
-        answers: How often the last row's logits are wanted: 0 for a chunk with more to come, n for n answers.
-        all_logits: Logits of every row instead.
+        logits: Tokens whose logits are wanted, as indices into ``tokens`` that may be negative: the last one,
+            none of a chunk with more to come, one several times for several answers.
     """
 
     tokens: Sequence[int]
     start: int
     pages: Sequence[int]
-    answers: int = 1
-    all_logits: bool = False
+    logits: Sequence[int] = (-1,)
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ class RaggedBatch:
         for row, request in zip(table, requests, strict=True):
             row[: len(request.pages)] = request.pages
         wanted = [
-            np.arange(begin, end) if request.all_logits else np.full(request.answers, end - 1)
-            for request, begin, end in zip(requests, offsets, offsets[1:], strict=False)
+            begin + np.asarray(request.logits, np.int32) % length
+            for request, begin, length in zip(requests, offsets, lengths, strict=False)
         ]
         return cls(
             token_ids=_concatenate([np.asarray(request.tokens) for request in requests]),

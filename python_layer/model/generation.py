@@ -167,7 +167,7 @@ class Generator:
                 chunk = known[computed : computed + PREFILL_CHUNK]
                 computed += len(chunk)
                 last = computed == len(known)
-                rows = RequestRows(chunk, computed - len(chunk), range(pages), answers=int(last))
+                rows = RequestRows(chunk, computed - len(chunk), range(pages), (-1,) if last else ())
                 logits = self._model.step(RaggedBatch.of([rows]), cache)
             [sampled] = self._model.sampler.sample(logits, [SamplingRow(params, seed, index, logprobs=logprobs)])
             token, logprob = sampled.token, sampled.logprob

@@ -28,6 +28,9 @@ class Settings(BaseSettings):
         None, gt=0, description="GiB of the KV cache; none is a share of the memory that is free."
     )
     prefix_caching: bool = Field(True, description="Share the pages of common beginnings between requests.")
+    speculation: int = Field(
+        0, ge=0, le=16, description="Tokens guessed ahead by prompt lookup; answers stay the same. 0 is off."
+    )
     token_budget: int = Field(512, ge=1, description="Most tokens of one step of the engine.")
     max_running: int = Field(64, ge=1, description="Most answers generated at once.")
     max_waiting: int = Field(1024, ge=1, description="Most requests in the queue; more are refused.")

@@ -1,7 +1,7 @@
 """Tokens and log-probabilities of a request are bit-identical whatever is computed beside it, and how.
 
 Every request is first run alone on a fresh engine, whole and with a cold cache, and then in a crowd under
-each condition: any batch, small chunks, a warm prefix cache, and so few pages that requests lose theirs.
+each condition: any batch, small chunks, a warm prefix cache, speculation, and so few pages that requests lose theirs.
 """
 
 import random
@@ -26,10 +26,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Qwen3Model:
     return Qwen3Model.from_pretrained(ensure_random_model(tmp_path_factory.mktemp("random") / "model"))
 
 
-def engine_of(model: Qwen3Model, pages: int, prefix_caching: bool = True, **config: int) -> InferenceEngine:
+def engine_of(
+    model: Qwen3Model, pages: int, prefix_caching: bool = True, speculation: int = 0, **config: int
+) -> InferenceEngine:
     cache = CacheManager(pages, model.layout.page_size, prefix_caching=prefix_caching)
     scheduler = ContinuousBatchScheduler(SchedulerConfig(**config), cache, lambda: 0.0)
-    return InferenceEngine(PagedModel(model, pages), scheduler, cache, model.tokenizer, debug=True)
+    paged = PagedModel(model, pages)
+    return InferenceEngine(paged, scheduler, cache, model.tokenizer, speculation=speculation, debug=True)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,7 @@ CONDITIONS = {
     "together": {"pages": 2000, "token_budget": 4096, "max_running": 64},
     "small chunks": {"pages": 2000, "token_budget": 13, "max_running": 64},
     "no prefix cache": {"pages": 2000, "prefix_caching": False, "max_running": 7},
+    "speculation": {"pages": 2000, "max_running": 16, "speculation": 4},
     "few pages": {"pages": 40, "token_budget": 100, "max_running": 64},
 }
 
@@ -83,6 +87,9 @@ def test_nothing_beside_a_request_changes_a_bit_of_it(
             assert one.text == other.text
     stats = engine.stats()
     engine.shutdown()
+    assert (stats.drafted_tokens > 0) <= (condition == "speculation")
+    if condition == "speculation" and params.sampling.temperature == 0:
+        assert stats.accepted_tokens > 0
     assert (stats.preemptions > 0) == (condition == "few pages")
     assert (stats.prefix_hits > 0) == (condition != "no prefix cache")
 

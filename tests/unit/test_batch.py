@@ -28,11 +28,11 @@ def test_layout() -> None:
 
 def test_wanted_logits() -> None:
     rows = [
-        RequestRows([1, 2], 0, [0], all_logits=True),
-        RequestRows([3, 4], 0, [1], answers=0),
-        RequestRows([5, 6], 0, [2], answers=3),
+        RequestRows([1, 2], 0, [0], range(2)),
+        RequestRows([3, 4], 0, [1], ()),
+        RequestRows([5, 6], 0, [2], (-1, -1, -2)),
     ]
-    assert RaggedBatch.of(rows).logit_rows.tolist() == [0, 1, 5, 5, 5]
+    assert RaggedBatch.of(rows).logit_rows.tolist() == [0, 1, 5, 5, 4]
 
 
 def changed(field: str, index: object, value: int) -> RaggedBatch:

@@ -1,6 +1,7 @@
 """A model without weights for tests of the engine: real pages and sampling, pretended logits."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -49,9 +50,16 @@ class MockModel:
 
     config = CONFIG
 
-    def __init__(self, pages: int, uniform: bool = False, delay: float = 0.0) -> None:
+    def __init__(
+        self,
+        pages: int,
+        uniform: bool = False,
+        delay: float = 0.0,
+        next_token: Callable[[list[int]], int] = expected_token,
+    ) -> None:
         self._memory = np.full((pages, PAGE), -1)
         self._uniform = uniform
+        self._next_token = next_token
         self._sampler = Sampler(CompileCache(default_cache_dir()))
         self._delay = delay
         self.fail_at: int | None = None
@@ -70,18 +78,19 @@ class MockModel:
             positions = batch.positions[begin:end]
             self._memory[batch.page_table[b, positions // PAGE], positions % PAGE] = batch.token_ids[begin:end]
             everything = np.arange(positions[-1] + 1)
-            contexts[int(end) - 1] = self._memory[batch.page_table[b, everything // PAGE], everything % PAGE].tolist()
+            known = self._memory[batch.page_table[b, everything // PAGE], everything % PAGE].tolist()
+            contexts |= {row: known[: batch.positions[row] + 1] for row in range(begin, end)}
         logits = np.zeros((len(batch.logit_rows), VOCAB), np.float32)
         for row, wanted in zip(logits, batch.logit_rows.tolist(), strict=True):
             if not self._uniform:
-                row[expected_token(contexts[wanted])] = 10
+                row[self._next_token(contexts[wanted])] = 10
         return self._sampler.sample(logits, rows)
 
     def copy_page(self, source: int, target: int) -> None:
         self._memory[target] = self._memory[source]
 
 
-def make_engine(model: MockModel, pages: int, tokenizer: object = None, **config: object) -> InferenceEngine:
+def make_engine(model: MockModel, pages: int, speculation: int = 0, **config: object) -> InferenceEngine:
     cache = CacheManager(pages, PAGE)
     scheduler = ContinuousBatchScheduler(SchedulerConfig(**config), cache, time.monotonic)
-    return InferenceEngine(model, scheduler, cache, tokenizer, debug=True)
+    return InferenceEngine(model, scheduler, cache, None, speculation=speculation, debug=True)

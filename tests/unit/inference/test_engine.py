@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -110,6 +111,48 @@ def test_a_seed_draws_the_same_alone_and_in_a_crowd() -> None:
     with running(30, model=MockModel(30, uniform=True), token_budget=7) as engine:
         crowd = engine.generate_batch([[5, 6]] + [[i] * 9 for i in range(20)], params)
     assert crowd[0][0].tokens == alone.tokens
+
+
+def repeating(context: list[int]) -> int:
+    """A text that repeats itself with a change now and then: some guesses are right."""
+    return context[-7] if len(context) >= 7 and len(context) % 11 else sum(context) % 50
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_speculation_changes_no_answer(uniform: bool) -> None:
+    rng = random.Random(2)
+    prompts = [[rng.randrange(5) for _ in range(rng.randint(1, 20))] for _ in range(60)]
+    params = [
+        GenerationParams(SamplingParams(0.7 if uniform else 0.0, seed=5), max_tokens=count, logprobs=2, ignore_eos=True)
+        for count in (1, 2, 30)
+    ]
+    params.append(GenerationParams(SamplingParams(repetition_penalty=1.4, frequency_penalty=0.5), min_tokens=20))
+    params.append(GenerationParams(SamplingParams(1.0, seed=1), max_tokens=20, n=3, stop_token_ids=(3,)))
+
+    def answers(speculation: int, pages: int) -> list[list[list[Output]]]:
+        model = MockModel(pages, uniform, next_token=repeating)
+        with running(pages, model=model, speculation=speculation, max_running=12, token_budget=40) as engine:
+            results = [engine.generate_batch(prompts, p) for p in params]
+            stats = engine.stats()
+        assert (stats.drafted_tokens > 0) == (speculation > 0)
+        assert stats.accepted_tokens <= stats.drafted_tokens
+        assert stats.accepted_tokens > 0 or uniform or not speculation
+        assert stats.generated_tokens == sum(len(a.tokens) for r in results for per in r for a in per)
+        return [[[replace(a, request_id="", cached_tokens=0) for a in per] for per in r] for r in results]
+
+    normal = answers(0, 300)
+    assert answers(4, 300) == normal
+    assert answers(7, 60) == normal
+
+
+def test_speculation_saves_steps() -> None:
+    def steps(speculation: int) -> int:
+        model = MockModel(200, next_token=lambda context: context[-5])
+        with running(200, model=model, speculation=speculation) as engine:
+            engine.generate_batch([[1, 2, 3, 4, 5, 1, 2, 3]], GenerationParams(max_tokens=200, ignore_eos=True))
+            return engine.stats().steps
+
+    assert steps(4) < steps(0) / 3
 
 
 def test_streams_and_leaving_one_frees_its_pages() -> None:

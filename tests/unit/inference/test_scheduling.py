@@ -43,7 +43,8 @@ class Machine:
             context = [self.memory[s.pages[p // PAGE]][p % PAGE] for p in range(s.computed + count)]
             assert context == s.tokens[: s.computed + count], "a sequence read keys and values that are not its own"
         assert sum(count for _, count in plan.rows) <= self.scheduler.config.token_budget
-        self.scheduler.computed(plan)
+        for s, count in plan.rows:
+            self.scheduler.computed(s, count)
         advanced = []
         for s, _ in plan.rows:
             if s.remaining == 0:

@@ -1,0 +1,52 @@
+"""What one sequence does in one step."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from python_layer.inference.answer import Answer
+from python_layer.inference.sequence import Sequence
+from python_layer.model.batch import RequestRows
+from python_layer.model.sampler import SampledToken, SamplingRow
+
+
+@dataclass
+class Turn:
+    """The tokens a sequence computes, and the answers that draw from their logits.
+
+    Attributes:
+        sequence: Whose tokens are computed.
+        known: How many of its known tokens.
+        drafted: How many of its draft's, after them.
+        answers: Its own answer and those that begin with it; none while a prompt is not all computed.
+        taken: Tokens the answers got.
+    """
+
+    sequence: Sequence
+    known: int
+    drafted: int
+    answers: list[Answer]
+    taken: int = 0
+
+    def batch_rows(self) -> RequestRows:
+        """Its part of the batch."""
+        sequence = self.sequence
+        tokens = sequence.tokens[sequence.computed : sequence.computed + self.known]
+        wanted = [-1] * len(self.answers) if not self.drafted else range(-1 - self.drafted, 0)
+        return RequestRows([*tokens, *sequence.draft[: self.drafted]], sequence.computed, sequence.pages, wanted)
+
+    def sampling_rows(self) -> list[SamplingRow]:
+        """How each of its rows of logits is sampled; only a lone answer has a draft."""
+        return [row for answer in self.answers for row in answer.rows(self.drafted)]
+
+    def take(self, sampled: Iterator[SampledToken]) -> int:
+        """Gives the answers their tokens; returns how many of the draft's were right."""
+        sequence, accepted = self.sequence, 0
+        for answer in self.answers:
+            tokens = [next(sampled) for _ in range(self.drafted + 1)]
+            for ahead, token in enumerate(tokens):
+                answer.take(token)
+                self.taken += 1
+                if answer.reason is not None or ahead == self.drafted or token.token != sequence.draft[ahead]:
+                    break
+                accepted += 1
+        return accepted
