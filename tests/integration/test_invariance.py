@@ -4,6 +4,7 @@ Every request is first run alone on a fresh engine, whole and with a cold cache,
 each condition: any batch, small chunks, a warm prefix cache, speculation, and so few pages that requests lose theirs.
 """
 
+import os
 import random
 
 import pytest
@@ -23,7 +24,8 @@ REQUESTS = 60
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Qwen3Model:
-    return Qwen3Model.from_pretrained(ensure_random_model(tmp_path_factory.mktemp("random") / "model"))
+    chosen = os.environ.get("MILI_INVARIANCE_MODEL")
+    return Qwen3Model.from_pretrained(chosen or ensure_random_model(tmp_path_factory.mktemp("random") / "model"))
 
 
 def engine_of(
