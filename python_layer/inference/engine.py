@@ -17,6 +17,7 @@ from python_layer.inference.stats import EngineStats
 from python_layer.inference.turn import Turn
 from python_layer.model.batch import RaggedBatch
 from python_layer.model.config import Qwen3Config
+from python_layer.model.generation import check_prompt, check_token_ids
 from python_layer.model.sampler import SampledToken, SamplingRow
 from python_layer.tokenizer import QwenTokenizer
 from python_layer.utils.errors import EngineStoppedError, InvalidRequestError
@@ -129,8 +130,8 @@ class InferenceEngine:
     def abort(self, request_id: str) -> None:
         """Takes a request back before the next step and frees its pages; nothing happens if it has ended."""
         with self._wake:
-            self._leaving.add(request_id)
-            self._wake.notify()
+            if request_id in self._open:
+                self._leaving.add(request_id)
 
     def stats(self) -> EngineStats:
         """Counts and state, taken between two steps or during one."""
@@ -167,26 +168,11 @@ class InferenceEngine:
 
     def _check(self, request: Request) -> None:
         config, params = self._model.config, request.params
-        if not request.prompt:
-            raise InvalidRequestError("the prompt is empty; give at least one token", "prompt")
-        for name, ids in (("prompt", request.prompt), ("stop_token_ids", params.stop_token_ids)):
-            self._check_ids(name, ids)
-        self._check_ids("logit_bias", params.sampling.logit_bias)
+        check_prompt(config, request.prompt, params.max_tokens)
+        check_token_ids(config, "stop_token_ids", params.stop_token_ids)
+        check_token_ids(config, "logit_bias", params.sampling.logit_bias)
         if params.stop and self._tokenizer is None:
             raise InvalidRequestError("stop strings need a tokenizer, which the checkpoint lacks", "stop")
-        needed = len(request.prompt) + params.max_tokens
-        if needed > config.max_position_embeddings:
-            raise InvalidRequestError(
-                f"{len(request.prompt)} prompt tokens and {params.max_tokens} new ones exceed the model's context of "
-                f"{config.max_position_embeddings} tokens; shorten the prompt or lower max_tokens",
-                "max_tokens",
-            )
-
-    def _check_ids(self, name: str, ids: Iterable[int]) -> None:
-        end = self._model.config.vocab_size
-        outside = next((i for i in ids if not 0 <= i < end), None)
-        if outside is not None:
-            raise InvalidRequestError(f"{name} holds token id {outside}; ids must be from 0 to {end - 1}", name)
 
     def _sequence(self, request: Request, index: int, tokens: list[int]) -> Sequence:
         now = self._scheduler.clock()
@@ -217,7 +203,7 @@ class InferenceEngine:
         why = f"the engine has failed: {self.failure}" if self.failure else "the engine was shut down"
         for answer in list(self._answers.values()):
             answer.give_up("abort", EngineStoppedError(why))
-        self._answers.clear()
+            self._close(answer.sequence)
 
     def _take_arrivals(self) -> bool:
         """Takes in what was asked for, and waits for it when there is no other work; False to end."""

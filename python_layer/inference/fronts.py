@@ -1,6 +1,7 @@
 """Ways to use the engine: as an async iterator, and for a whole batch of prompts."""
 
 import asyncio
+import contextlib
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -30,7 +31,8 @@ async def generate(engine: Submitter, request: Request) -> AsyncIterator[Output]
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[Output]()
 
     def sink(output: Output) -> None:
-        loop.call_soon_threadsafe(queue.put_nowait, output)
+        with contextlib.suppress(RuntimeError):  # the reader's loop is closed: nobody listens any more
+            loop.call_soon_threadsafe(queue.put_nowait, output)
 
     await asyncio.to_thread(engine.submit, request, sink)
     left = request.params.n

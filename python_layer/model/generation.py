@@ -1,6 +1,6 @@
 """Generation for one request: prefill in chunks, then one token per step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -141,7 +141,9 @@ class Generator:
             InvalidRequestError: Something that can't be served; names the parameter.
         """
         ids = self._prompt_ids(prompt)
-        self._check(ids, max_tokens, logprobs)
+        check_prompt(self._model.config, ids, max_tokens)
+        if not 0 <= logprobs <= MOST_LOGPROBS:
+            raise InvalidRequestError(f"logprobs is {logprobs}; it must be from 0 to {MOST_LOGPROBS}", "logprobs")
         layout = self._model.layout
         # The last token's keys and values are never needed.
         pages = layout.pages_for(len(ids) + max_tokens - 1)
@@ -190,25 +192,37 @@ class Generator:
             return [int(token) for token in prompt]
         return encode_prompt(self._model.tokenizer, prompt)
 
-    def _check(self, ids: list[int], max_tokens: int, logprobs: int) -> None:
-        config = self._model.config
-        if not ids:
-            raise InvalidRequestError("the prompt is empty; give at least one token", "prompt")
-        outside = next((i for i in ids if not 0 <= i < config.vocab_size), None)
-        if outside is not None:
-            raise InvalidRequestError(
-                f"the prompt holds token id {outside}; ids must be from 0 to {config.vocab_size - 1}", "prompt"
-            )
-        if max_tokens < 1:
-            raise InvalidRequestError(f"max_tokens is {max_tokens}; it must be 1 or more", "max_tokens")
-        if len(ids) + max_tokens > config.max_position_embeddings:
-            raise InvalidRequestError(
-                f"{len(ids)} prompt tokens and {max_tokens} new ones exceed the model's context of "
-                f"{config.max_position_embeddings} tokens; shorten the prompt or lower max_tokens",
-                "max_tokens",
-            )
-        if not 0 <= logprobs <= MOST_LOGPROBS:
-            raise InvalidRequestError(f"logprobs is {logprobs}; it must be from 0 to {MOST_LOGPROBS}", "logprobs")
+
+def check_prompt(config: Qwen3Config, ids: Sequence[int], max_tokens: int) -> None:
+    """Refuses a prompt that is empty, or that the model's vocabulary or context does not hold.
+
+    Raises:
+        InvalidRequestError: Names the parameter, with both numbers.
+    """
+    if not ids:
+        raise InvalidRequestError("the prompt is empty; give at least one token", "prompt")
+    check_token_ids(config, "prompt", ids)
+    if max_tokens < 1:
+        raise InvalidRequestError(f"max_tokens is {max_tokens}; it must be 1 or more", "max_tokens")
+    if len(ids) + max_tokens > config.max_position_embeddings:
+        raise InvalidRequestError(
+            f"{len(ids)} prompt tokens and {max_tokens} new ones exceed the model's context of "
+            f"{config.max_position_embeddings} tokens; shorten the prompt or lower max_tokens",
+            "max_tokens",
+        )
+
+
+def check_token_ids(config: Qwen3Config, param: str, ids: Iterable[int]) -> None:
+    """Refuses ids outside the vocabulary.
+
+    Raises:
+        InvalidRequestError: Names the parameter and the id.
+    """
+    outside = next((i for i in ids if not 0 <= i < config.vocab_size), None)
+    if outside is not None:
+        raise InvalidRequestError(
+            f"{param} holds token id {outside}; ids must be from 0 to {config.vocab_size - 1}", param
+        )
 
 
 def encode_prompt(tokenizer: QwenTokenizer | None, text: str) -> list[int]:

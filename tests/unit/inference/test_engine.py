@@ -247,6 +247,28 @@ def test_a_full_queue_refuses_quickly() -> None:
                 engine.submit(Request(str(number), [1], params), lambda output: None)
 
 
+def test_taking_back_what_has_ended_does_not_touch_its_successor() -> None:
+    with running() as engine:
+        for _ in range(3):
+            outputs: list[Output] = []
+            engine.abort("again")
+            engine.submit(Request("again", [1], GenerationParams(max_tokens=3, ignore_eos=True)), outputs.append)
+            wait_until(lambda: engine.stats().requests == 0)
+            assert outputs[-1].finish_reason == "length"
+
+
+def test_a_reader_whose_loop_is_closed_harms_nobody() -> None:
+    with running(model=MockModel(64, delay=0.01)) as engine:
+
+        async def leave() -> None:
+            stream = engine.generate(Request("a", [1], GenerationParams(max_tokens=50, ignore_eos=True)))
+            await anext(stream)
+
+        asyncio.run(leave())
+        assert engine.generate_batch([[2]], GenerationParams(max_tokens=2))[0][0].tokens == continuation([2], 2)
+        assert engine.alive
+
+
 def test_ids_under_way_are_unique() -> None:
     with running(model=MockModel(64, delay=0.01)) as engine:
         engine.submit(Request("same", [1], GenerationParams(max_tokens=100)), lambda output: None)
