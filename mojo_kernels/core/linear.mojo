@@ -27,7 +27,7 @@ comptime READ_AHEAD = PrefetchOptions().for_read().high_locality().to_data_cache
 
 @always_inline
 def linear_tile[
-    rows: Int, cols: Int, wtype: DType
+    rows: Int, cols: Int, fetch: Bool, wtype: DType
 ](
     y: WritePtr[DType.float32],
     y_stride: Int,
@@ -36,6 +36,12 @@ def linear_tile[
     k_size: Int,
 ):
     """A block of outputs, accumulated in registers over all of k.
+
+    Parameters:
+        rows: Rows of x.
+        cols: Rows of w.
+        fetch: Ask for the next tile's weights on the way: they come from memory, not from the cache.
+        wtype: Type of the weights.
 
     Args:
         y: First output of the block; row r begins at `y + r * y_stride`.
@@ -50,8 +56,7 @@ def linear_tile[
         var wv = Array[Vector, cols](fill=Vector(0))
         comptime for c in range(cols):
             wv[c] = w.unsafe_load[width=WIDTH](c * k_size + k).cast[DType.float32]()
-            comptime if rows <= 2:
-                # Few rows are bound by memory: ask for the next tile's weights now.
+            comptime if fetch:
                 prefetch[READ_AHEAD](w.unsafe_offset((c + cols) * k_size + k))
         comptime for r in range(rows):
             var xv = x.unsafe_load[width=WIDTH](r * k_size + k)
@@ -72,7 +77,7 @@ def linear_tile[
 
 @always_inline
 def linear_rows[
-    rows: Int, wtype: DType
+    rows: Int, fetch: Bool, wtype: DType
 ](
     y: WritePtr[DType.float32],
     y_stride: Int,
@@ -81,18 +86,38 @@ def linear_rows[
     n_size: Int,
     k_size: Int,
 ):
-    """`rows` rows of x against `n_size` rows of w."""
+    """`rows` rows of x against `n_size` rows of w; parameters as in `linear_tile`."""
     var n = 0
     while n + COLS <= n_size:
-        linear_tile[rows, COLS](
+        linear_tile[rows, COLS, fetch](
             y.unsafe_offset(n), y_stride, x, w.unsafe_offset(n * k_size), k_size
         )
         n += COLS
     while n < n_size:
-        linear_tile[rows, 1](
+        linear_tile[rows, 1, fetch](
             y.unsafe_offset(n), y_stride, x, w.unsafe_offset(n * k_size), k_size
         )
         n += 1
+
+
+def linear_block[
+    fetch: Bool, wtype: DType
+](
+    y: WritePtr[DType.float32],
+    x: ReadPtr[DType.float32],
+    w: ReadPtr[wtype],
+    m_size: Int,
+    y_stride: Int,
+    n_size: Int,
+    k_size: Int,
+) -> Int:
+    """The first rows of x, as many as make a tile, against a panel of w; returns how many."""
+    comptime for rows in [ROWS, 4, 2, 1]:
+        comptime if rows <= ROWS:
+            if m_size >= rows:
+                linear_rows[rows, fetch](y, y_stride, x, w, n_size, k_size)
+                return rows
+    return 0
 
 
 def linear_cpu[
@@ -122,19 +147,12 @@ def linear_cpu[
         for n in range(begin, end, PANEL):
             var cols = min(PANEL, end - n)
             var wp = w.unsafe_offset(n * k_size)
-            var m = 0
+            # The first rows bring a panel of weights into the cache, the others find it there.
+            var m = linear_block[True](y.unsafe_offset(n), x, wp, m_size, n_size, cols, k_size)
             while m < m_size:
-                var yp = y.unsafe_offset(m * n_size + n)
-                var xp = x.unsafe_offset(m * k_size)
-                if m_size - m >= ROWS:
-                    linear_rows[ROWS](yp, n_size, xp, wp, cols, k_size)
-                    m += ROWS
-                elif m_size - m >= 2:
-                    linear_rows[2](yp, n_size, xp, wp, cols, k_size)
-                    m += 2
-                else:
-                    linear_rows[1](yp, n_size, xp, wp, cols, k_size)
-                    m += 1
+                m += linear_block[False](
+                    y.unsafe_offset(m * n_size + n), x.unsafe_offset(m * k_size), wp, m_size - m, n_size, cols, k_size
+                )
             if bias:
                 for row in range(m_size):
                     for col in range(n, n + cols):
