@@ -46,8 +46,8 @@ build: setup ## Compile the kernels
 serve: build ## Serve the OpenAI-compatible API (MODEL=, HOST=, PORT=)
 	@$(BIN)/mili serve $(MODEL_FLAG) $${HOST:+--host "$$HOST"} $${PORT:+--port "$$PORT"}
 
-generate: build ## Continue a prompt (PROMPT=, MODEL=)
-	@$(BIN)/mili generate $(MODEL_FLAG) -- "$$PROMPT"
+generate: build ## Answer a question (PROMPT=, MODEL=)
+	@$(BIN)/mili generate --chat $(MODEL_FLAG) -- "$$PROMPT"
 
 chat: build ## Talk to the model in the terminal (MODEL=)
 	@$(BIN)/mili chat $(MODEL_FLAG)

@@ -1,9 +1,9 @@
-"""Answers many prompts of different lengths through the engine, as many at once as fit.
+"""Answers many questions of different lengths through the engine, as many at once as fit.
 
-    python examples/batch_processing.py [--model DIR] [PROMPT ...]
+    python examples/batch_processing.py [--model DIR] [QUESTION ...]
 
-Each answer is the same, bit for bit, as if its prompt had been alone. Without --model, a small model with
-random weights is made on the spot: real but for what it says.
+Each answer is the same, bit for bit, as if its question had been alone. Without --model, the small model in
+models/mili-tiny answers.
 """
 
 import argparse
@@ -13,24 +13,27 @@ from rich.progress import Progress
 from python_layer.inference.build import build_engine
 from python_layer.inference.params import GenerationParams
 from python_layer.model.loading import load_model
+from python_layer.tokenizer import ChatTemplate
 from python_layer.utils.settings import load_settings
 
-PROMPTS = ["Hello", "The days of the week are Monday,", "2 + 2 =", "A page of the KV cache holds"]
+QUESTIONS = ["Hello", "Which day comes after Monday?", "What is 218 + 34?", "What is a page of the KV cache?"]
 
 
 def main() -> None:
     """Loads the model, starts an engine and prints every answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prompts", nargs="*", default=PROMPTS)
+    parser.add_argument("questions", nargs="*", default=QUESTIONS)
     parser.add_argument("--model", help="checkpoint folder or hub id")
-    parser.add_argument("--max-tokens", type=int, default=16)
+    parser.add_argument("--max-tokens", type=int, default=64)
     options = parser.parse_args()
 
     settings = load_settings({"model": options.model})
     model = load_model(settings)
     if model.tokenizer is None:
         parser.error("the checkpoint has no tokenizer")
-    prompts = [model.tokenizer.encode(prompt) for prompt in options.prompts]
+    template = ChatTemplate.from_pretrained(model.folder)
+    chats = [[{"role": "user", "content": question}] for question in options.questions]
+    prompts = [model.tokenizer.encode(template.render(chat, enable_thinking=False)) for chat in chats]
     engine = build_engine(model, settings)
     with Progress(transient=True) as bar:
         task = bar.add_task("Generating", total=len(prompts))
@@ -41,8 +44,8 @@ def main() -> None:
         )
     stats = engine.stats()
     engine.shutdown()
-    for prompt, [answer] in zip(options.prompts, answers, strict=True):
-        print(f"{prompt!r} -> {answer.text!r} ({answer.finish_reason})")
+    for question, [answer] in zip(options.questions, answers, strict=True):
+        print(f"{question!r} -> {answer.text!r} ({answer.finish_reason})")
     print(f"\n{stats.generated_tokens} tokens in {stats.steps} steps")
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from python_layer.utils.cpu import vector_isa
 from python_layer.utils.errors import InvalidRequestError, MiliError
-from python_layer.utils.settings import Settings, load_settings
+from python_layer.utils.settings import Settings, load_settings, settings_and_sources
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +24,13 @@ app = typer.Typer(
 )
 notes = Console(stderr=True, highlight=False)
 
-Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; default: a small random model.")]
+
+def _panel(name: str, text: str) -> Any:
+    """An option in a group of the help."""
+    return typer.Option(help=text, rich_help_panel=name)
+
+
+Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; default: models/mili-tiny.")]
 Dtype = Annotated[str | None, typer.Option(help="Type of the matrices: auto, float32, bfloat16 or float16.")]
 KVDtype = Annotated[str | None, typer.Option(help="Type of the KV cache: auto, float32 or bfloat16.")]
 PageSize = Annotated[int | None, typer.Option(help="Positions per page of the KV cache.")]
@@ -57,7 +63,10 @@ def _version(
 
 @app.command()
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="Text to continue.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="Text to continue, or with --chat a question.")] = None,
+    as_chat: Annotated[
+        bool, typer.Option("--chat", help="Answer it as a chat's first message, without thinking.")
+    ] = False,
     token_ids: Annotated[str | None, typer.Option(help="The prompt as ids, such as 1,2,3; needs no tokenizer.")] = None,
     model: Model = None,
     dtype: Dtype = None,
@@ -79,6 +88,8 @@ def generate(
         | {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     )
     engine = _load(settings)
+    if as_chat:
+        ids = _question(engine, ids)
     started = time.perf_counter()
     stream = engine.generate_stream(
         ids,
@@ -126,42 +137,71 @@ def chat(
     top_p: TopP = None,
     top_k: TopK = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    think: Annotated[
+        bool | None, typer.Option(help="Whether answers begin with thoughts, for models that can.")
+    ] = None,
 ) -> None:
     """Talk to the model in the terminal."""
     from python_layer.chat import run_chat
 
     flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "max_tokens": max_tokens}
     settings = load_settings(flags | {"temperature": temperature, "top_p": top_p, "top_k": top_k})
-    run_chat(_load(settings), settings, system)
+    run_chat(_load(settings), settings, system, think)
 
 
 @app.command()
 def serve(
-    model: Model = None,
-    dtype: Dtype = None,
-    kv_dtype: KVDtype = None,
-    page_size: PageSize = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    kv_cache_memory: Annotated[float | None, typer.Option(help="GiB of the KV cache; default: by free memory.")] = None,
-    prefix_caching: Annotated[bool | None, typer.Option(help="Share common beginnings of requests.")] = None,
-    token_budget: Annotated[int | None, typer.Option(help="Most tokens of one step.")] = None,
-    max_running: Annotated[int | None, typer.Option(help="Most answers generated at once.")] = None,
-    max_waiting: Annotated[int | None, typer.Option(help="Most requests in the queue; more are refused.")] = None,
-    queue_timeout: Annotated[float | None, typer.Option(help="Most seconds a request waits to begin.")] = None,
-    speculation: Annotated[int | None, typer.Option(help="Tokens guessed ahead by prompt lookup; 0 is off.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Who goes first: fcfs, priority, fair or latency.")] = None,
+    checkpoint: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="As --model.")] = None,
+    model: Annotated[str | None, _panel("Model", "Checkpoint folder or hub id; default: models/mili-tiny.")] = None,
+    dtype: Annotated[str | None, _panel("Model", "Type of the matrices: auto, float32, bfloat16 or float16.")] = None,
+    kv_dtype: Annotated[str | None, _panel("Model", "Type of the KV cache: auto, float32 or bfloat16.")] = None,
+    page_size: Annotated[int | None, _panel("Model", "Positions per page of the KV cache.")] = None,
+    kv_cache_memory: Annotated[float | None, _panel("Engine", "GiB of the KV cache; default: by free memory.")] = None,
+    prefix_caching: Annotated[bool | None, _panel("Engine", "Share common beginnings of requests.")] = None,
+    token_budget: Annotated[int | None, _panel("Engine", "Most tokens of one step.")] = None,
+    max_running: Annotated[int | None, _panel("Engine", "Most answers generated at once.")] = None,
+    speculation: Annotated[int | None, _panel("Engine", "Tokens guessed ahead by prompt lookup; 0 is off.")] = None,
+    policy: Annotated[str | None, _panel("Engine", "Who goes first: fcfs, priority, fair or latency.")] = None,
+    max_tokens: Annotated[int | None, _panel("Defaults of requests", "Most tokens of an answer.")] = None,
+    temperature: Annotated[float | None, _panel("Defaults of requests", "0 is greedy.")] = None,
+    top_p: Annotated[float | None, _panel("Defaults of requests", "Nucleus sampling.")] = None,
+    top_k: Annotated[int | None, _panel("Defaults of requests", "Likeliest tokens kept; 0 is all.")] = None,
+    enable_thinking: Annotated[
+        bool | None, _panel("Defaults of requests", "Whether chats begin with thoughts.")
+    ] = None,
+    profile: Annotated[str | None, _panel("Server", "development, staging or production; see config/profiles.")] = None,
+    host: Annotated[str | None, _panel("Server", "Address to listen on.")] = None,
+    port: Annotated[int | None, _panel("Server", "Port to listen on.")] = None,
+    max_waiting: Annotated[int | None, _panel("Server", "Most requests in the queue; more are refused.")] = None,
+    queue_timeout: Annotated[float | None, _panel("Server", "Most seconds a request waits to begin.")] = None,
+    request_timeout: Annotated[float | None, _panel("Server", "Most seconds from a request to its end.")] = None,
+    drain_timeout: Annotated[int | None, _panel("Server", "Most seconds to finish after the first signal.")] = None,
 ) -> None:
     """Serve the OpenAI-compatible API."""
-    from python_layer.server.api import run_server
+    flags = {name: value for name, value in locals().items() if name != "checkpoint"}
+    if checkpoint is not None and model is not None:
+        raise InvalidRequestError("the model is given twice, as MODEL and as --model; give one", "model")
+    settings = load_settings(flags | {"model": checkpoint or model})
+    from python_layer.server.run import run_server
 
-    flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "page_size": page_size, "host": host, "port": port}
-    limits = {"token_budget": token_budget, "max_running": max_running, "max_waiting": max_waiting}
-    cache = {"kv_cache_memory": kv_cache_memory, "prefix_caching": prefix_caching}
-    settings = load_settings(
-        flags | limits | cache | {"queue_timeout": queue_timeout, "speculation": speculation, "policy": policy}
-    )
-    run_server(_load(settings), settings)
+    raise typer.Exit(run_server(settings))
+
+
+@app.command()
+def config(
+    profile: Annotated[str | None, typer.Option(help="development, staging or production.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show every setting, its value and where it comes from."""
+    settings, sources = settings_and_sources({"profile": profile})
+    values = settings.model_dump()
+    if as_json:
+        print(json.dumps({name: {"value": values[name], "source": sources[name]} for name in values}))
+        return
+    table = Table("setting", "value", "from", "what it does", box=None)
+    for name, field in Settings.model_fields.items():
+        table.add_row(name, str(values[name]), sources[name], field.description)
+    Console(highlight=False).print(table)
 
 
 @app.command()
@@ -186,6 +226,15 @@ def _prompt(prompt: str | None, token_ids: str | None) -> str | list[int]:
         return [int(token) for token in token_ids.split(",")]
     except ValueError:
         raise InvalidRequestError(f"--token-ids is {token_ids!r}; it must be ids like 1,2,3", "token_ids") from None
+
+
+def _question(engine: Any, prompt: str | list[int]) -> str:
+    from python_layer.tokenizer import ChatTemplate
+
+    if not isinstance(prompt, str):
+        raise InvalidRequestError("--chat needs a prompt of text, not --token-ids", "chat")
+    template = ChatTemplate.from_pretrained(engine.folder)
+    return template.render([{"role": "user", "content": prompt}], enable_thinking=False)
 
 
 def _load(settings: Settings) -> Any:

@@ -118,5 +118,9 @@ class Answer:
         error: Exception | None = None,
     ) -> None:
         self.ended += reason is not None
-        request_id, cached = self.sequence.request_id, self.sequence.prefix_hit
-        self.sink(Output(request_id, index, tokens, text, logprobs, reason, cached, error))
+        sequence = self.sequence
+        scored = (
+            list(sequence.prompt_logprobs) if sequence.scores_prompt and sequence.generated == len(tokens) else None
+        )
+        request_id, cached = sequence.request_id, sequence.prefix_hit
+        self.sink(Output(request_id, index, tokens, text, logprobs, reason, cached, error, scored))

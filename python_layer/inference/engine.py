@@ -114,9 +114,9 @@ class InferenceEngine:
             self._arriving.append((request, sink))
             self._wake.notify()
 
-    def generate(self, request: Request) -> AsyncIterator[Output]:
-        """The outputs of a request as they come; see :func:`~python_layer.inference.fronts.generate`."""
-        return fronts.generate(self, request)
+    def generate(self, *requests: Request) -> AsyncIterator[Output]:
+        """The outputs of requests as they come; see :func:`~python_layer.inference.fronts.generate`."""
+        return fronts.generate(self, *requests)
 
     def generate_batch(
         self,
@@ -270,9 +270,13 @@ class InferenceEngine:
 
     def _turn(self, sequence: Sequence, count: int) -> Turn:
         """What a sequence does in a step: with all its tokens computed, its answers draw their next ones."""
-        answer = self._answers[sequence]
+        answer, scored = self._answers[sequence], range(0)
+        if sequence.scores_prompt:
+            # Token p follows from row p - 1; after a preemption some are known already.
+            first = max(sequence.computed, len(sequence.prompt_logprobs)) + 1
+            scored = range(first, min(sequence.computed + count + 1, sequence.prompt_length))
         if count < sequence.remaining:
-            return Turn(sequence, count, 0, [])
+            return Turn(sequence, count, 0, [], scored)
         answers = [answer]
         request = answer.request
         if sequence.generated == 0 and sequence.index == 0:
@@ -280,7 +284,7 @@ class InferenceEngine:
                 fork = self._sequence(request, index, list(request.prompt))
                 fork.arrival, fork.deadline, fork.prefix_hit = sequence.arrival, sequence.deadline, sequence.prefix_hit
                 answers.append(self._answer(request, fork, answer.sink))
-        return Turn(sequence, sequence.remaining, count - sequence.remaining, answers)
+        return Turn(sequence, sequence.remaining, count - sequence.remaining, answers, scored)
 
     def _part(self, turn: Turn) -> None:
         """After a step: new answers go on by themselves, with the first one's pages, and ended ones leave."""

@@ -21,8 +21,8 @@ class Submitter(Protocol):
         """Takes a request back."""
 
 
-async def generate(engine: Submitter, request: Request) -> AsyncIterator[Output]:
-    """The outputs of a request as they come; leaving the iteration takes the request back.
+async def generate(engine: Submitter, *requests: Request) -> AsyncIterator[Output]:
+    """The outputs of one request or several as they come; leaving the iteration takes the requests back.
 
     Raises:
         MiliError: As :meth:`~python_layer.inference.engine.InferenceEngine.submit`.
@@ -34,18 +34,21 @@ async def generate(engine: Submitter, request: Request) -> AsyncIterator[Output]
         with contextlib.suppress(RuntimeError):  # the reader's loop is closed: nobody listens any more
             loop.call_soon_threadsafe(queue.put_nowait, output)
 
-    await asyncio.to_thread(engine.submit, request, sink)
-    left = request.params.n
+    left: dict[str, int] = {}
     try:
-        while left:
+        for request in requests:
+            engine.submit(request, sink)
+            left[request.request_id] = request.params.n
+        while any(left.values()):
             output = await queue.get()
             if output.error is not None:
                 raise output.error
-            left -= output.finish_reason is not None
+            left[output.request_id] -= output.finish_reason is not None
             yield output
     finally:
-        if left:
-            engine.abort(request.request_id)
+        for request_id, answers in left.items():
+            if answers:
+                engine.abort(request_id)
 
 
 def generate_batch(
@@ -119,5 +122,15 @@ class _Collector:
         if parts[0].logprobs is not None:
             logprobs = [entry for part in parts for entry in part.logprobs or []]
         tokens = [token for part in parts for token in part.tokens]
-        text, last = "".join(part.text for part in parts), parts[-1]
-        return Output(request_id, index, tokens, text, logprobs, last.finish_reason, last.cached_tokens)
+        text, first, last = "".join(part.text for part in parts), parts[0], parts[-1]
+        return Output(
+            request_id,
+            index,
+            tokens,
+            text,
+            logprobs,
+            last.finish_reason,
+            last.cached_tokens,
+            None,
+            first.prompt_logprobs,
+        )

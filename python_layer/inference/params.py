@@ -23,6 +23,8 @@ class GenerationParams:
         stop_token_ids: Tokens that end an answer, beside the model's own.
         ignore_eos: Go on after the model's end-of-sequence tokens.
         logprobs: Likeliest tokens to report with each token; None reports no log-probabilities.
+        prompt_logprobs: Likewise for the tokens of the prompt, each given those before it. The prompt is then computed
+            whole, whatever the prefix cache holds.
 
     Raises:
         InvalidRequestError: A value outside its range; names the parameter.
@@ -36,13 +38,15 @@ class GenerationParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         self._within("max_tokens", self.max_tokens, 1)
         self._within("min_tokens", self.min_tokens, 0, self.max_tokens)
         self._within("n", self.n, 1, MOST_ANSWERS)
-        if self.logprobs is not None:
-            self._within("logprobs", self.logprobs, 0, MOST_LOGPROBS)
+        for name, wanted in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
+            if wanted is not None:
+                self._within(name, wanted, 0, MOST_LOGPROBS)
         if len(self.stop) > MOST_STOP_STRINGS or "" in self.stop:
             raise InvalidRequestError(
                 f"stop has {len(self.stop)} strings; it must be up to {MOST_STOP_STRINGS}, none of them empty", "stop"

@@ -56,6 +56,8 @@ class Output:
         finish_reason: Why the answer ends here; None while it goes on.
         cached_tokens: Tokens of the prompt that were found in the prefix cache.
         error: Why it failed, with ``finish_reason`` "abort"; None if it was taken back or went well.
+        prompt_logprobs: With the first output of a request that asked for them: one for each token of the prompt but
+            the first.
     """
 
     request_id: str
@@ -66,6 +68,7 @@ class Output:
     finish_reason: FinishReason | None
     cached_tokens: int = 0
     error: Exception | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
 
 
 Sink = Callable[[Output], None]

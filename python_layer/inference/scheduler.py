@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from python_layer.inference.cache_manager import CacheManager
 from python_layer.inference.policies import POLICIES, Key, Load, PolicyName
 from python_layer.inference.sequence import Sequence, Status
-from python_layer.utils.errors import InvalidRequestError, OverloadedError
+from python_layer.utils.errors import OutOfMemoryError, OverloadedError
+
+SCORED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,13 @@ class ContinuousBatchScheduler:
             arriving: Sequences admitted elsewhere that will be added soon.
 
         Raises:
-            InvalidRequestError: It can never fit into the cache.
+            OutOfMemoryError: It can never fit into the cache.
             OverloadedError: The queue is full.
         """
         most = prompt_length + max_tokens - 1  # the last token is never computed
         if self.cache.pages_for(most) > self.cache.total_pages:
             capacity = self.cache.total_pages * self.cache.page_size
-            raise InvalidRequestError(
+            raise OutOfMemoryError(
                 f"{prompt_length} prompt tokens and {max_tokens} new ones need room for {most} tokens in the KV "
                 f"cache, which holds {capacity}; shorten the prompt or lower max_tokens",
                 "max_tokens",
@@ -123,7 +125,7 @@ class ContinuousBatchScheduler:
         for sequence in sorted(self.running, key=key):
             if budget == 0 or sequence.status is not Status.RUNNING:
                 continue
-            count = min(sequence.remaining + len(sequence.draft), budget)
+            count = min(sequence.remaining + len(sequence.draft), self._most(sequence, budget))
             if count > sequence.remaining and not self.cache.reserve(sequence, sequence.computed + count):
                 count = sequence.remaining  # a draft is not worth another's pages
             while not self.cache.reserve(sequence, sequence.computed + count):
@@ -140,8 +142,9 @@ class ContinuousBatchScheduler:
                 break
             if sequence.preemptions and len(planned) < len(self.running):
                 break  # the pages it lost are still short
-            self.cache.adopt_prefix(sequence)
-            count = min(sequence.remaining, budget)
+            if not sequence.scores_prompt:  # its log-probabilities need every token's logits
+                self.cache.adopt_prefix(sequence)
+            count = min(sequence.remaining, self._most(sequence, budget))
             if not self.cache.reserve(sequence, sequence.computed + count):
                 self.cache.free(sequence)
                 break
@@ -179,6 +182,11 @@ class ContinuousBatchScheduler:
             never_ran = (s for s in self.waiting if not s.preemptions and s not in late)
             late += [s for s in never_ran if now - s.arrival >= limit]
         return late
+
+    @staticmethod
+    def _most(sequence: Sequence, budget: int) -> int:
+        """Tokens of a sequence that a step takes: few where each brings a row of logits, as long as the vocabulary."""
+        return min(budget, SCORED_ROWS) if sequence.scores_prompt else budget
 
     def _admit(self, sequence: Sequence) -> None:
         self.stats.admitted += 1

@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass, field
 
 from python_layer.inference.params import GenerationParams
+from python_layer.inference.request import TokenLogprobs
 
 
 class Status(enum.Enum):
@@ -36,6 +37,7 @@ class Sequence:
         prefix_hit: Tokens it found in the cache when it was first scheduled.
         draft: Tokens that may come next, to be checked in its next step.
         preemptions: How often its pages were taken from it.
+        prompt_logprobs: Of the prompt's second token and those after it, as far as they are known.
     """
 
     request_id: str
@@ -53,11 +55,17 @@ class Sequence:
     prefix_hit: int = 0
     draft: list[int] = field(default_factory=list)
     preemptions: int = 0
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
 
     @property
     def remaining(self) -> int:
         """Tokens that are known but not computed."""
         return len(self.tokens) - self.computed
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the log-probabilities of its prompt are wanted; its first answer gives them."""
+        return self.params.prompt_logprobs is not None and self.index == 0
 
     @property
     def generated(self) -> int:

@@ -4,9 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from python_layer.inference.answer import Answer
+from python_layer.inference.request import TokenLogprobs
 from python_layer.inference.sequence import Sequence
 from python_layer.model.batch import RequestRows
 from python_layer.model.sampler import SampledToken, SamplingRow
+from python_layer.model.sampling import SamplingParams
+
+GREEDY = SamplingParams()
 
 
 @dataclass
@@ -18,6 +22,7 @@ class Turn:
         known: How many of its known tokens.
         drafted: How many of its draft's, after them.
         answers: Its own answer and those that begin with it; none while a prompt is not all computed.
+        scored: Tokens of the prompt, by position, whose log-probabilities are wanted and follow from this step.
         taken: Tokens the answers got.
     """
 
@@ -25,22 +30,30 @@ class Turn:
     known: int
     drafted: int
     answers: list[Answer]
+    scored: range = range(0)
     taken: int = 0
 
     def batch_rows(self) -> RequestRows:
         """Its part of the batch."""
         sequence = self.sequence
         tokens = sequence.tokens[sequence.computed : sequence.computed + self.known]
-        wanted = [-1] * len(self.answers) if not self.drafted else range(-1 - self.drafted, 0)
+        wanted = [position - 1 - sequence.computed for position in self.scored]
+        wanted += [-1] * len(self.answers) if not self.drafted else range(-1 - self.drafted, 0)
         return RequestRows([*tokens, *sequence.draft[: self.drafted]], sequence.computed, sequence.pages, wanted)
 
     def sampling_rows(self) -> list[SamplingRow]:
         """How each of its rows of logits is sampled; only a lone answer has a draft."""
-        return [row for answer in self.answers for row in answer.rows(self.drafted)]
+        tokens, count = self.sequence.tokens, self.sequence.params.prompt_logprobs
+        given = [SamplingRow(GREEDY, 0, 0, logprobs=count, forced=tokens[position]) for position in self.scored]
+        return given + [row for answer in self.answers for row in answer.rows(self.drafted)]
 
     def take(self, sampled: Iterator[SampledToken]) -> int:
         """Gives the answers their tokens; returns how many of the draft's were right."""
         sequence, accepted = self.sequence, 0
+        for _ in self.scored:
+            given = next(sampled)
+            assert given.logprob is not None
+            sequence.prompt_logprobs.append(TokenLogprobs(given.logprob, given.top))
         for answer in self.answers:
             tokens = [next(sampled) for _ in range(self.drafted + 1)]
             for ahead, token in enumerate(tokens):

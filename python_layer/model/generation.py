@@ -15,7 +15,7 @@ from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.sampler import MOST_LOGPROBS, Sampler, SamplingRow
 from python_layer.model.sampling import SamplingParams, seed_of
 from python_layer.tokenizer import QwenTokenizer, StreamingDetokenizer
-from python_layer.utils.errors import InvalidRequestError, TokenizerError
+from python_layer.utils.errors import ContextLengthError, InvalidRequestError, OutOfMemoryError, TokenizerError
 
 PREFILL_CHUNK = 512
 """Most prompt tokens per step: bounds the memory of activations, whatever the prompt's length."""
@@ -149,7 +149,7 @@ class Generator:
         pages = layout.pages_for(len(ids) + max_tokens - 1)
         available = psutil.virtual_memory().available
         if pages * layout.page_bytes > available:
-            raise InvalidRequestError(
+            raise OutOfMemoryError(
                 f"{len(ids)} prompt tokens and {max_tokens} new ones need {pages * layout.page_bytes:,} bytes of KV "
                 f"cache, but {available:,} are free; lower max_tokens",
                 "max_tokens",
@@ -205,7 +205,7 @@ def check_prompt(config: Qwen3Config, ids: Sequence[int], max_tokens: int) -> No
     if max_tokens < 1:
         raise InvalidRequestError(f"max_tokens is {max_tokens}; it must be 1 or more", "max_tokens")
     if len(ids) + max_tokens > config.max_position_embeddings:
-        raise InvalidRequestError(
+        raise ContextLengthError(
             f"{len(ids)} prompt tokens and {max_tokens} new ones exceed the model's context of "
             f"{config.max_position_embeddings} tokens; shorten the prompt or lower max_tokens",
             "max_tokens",
@@ -225,15 +225,21 @@ def check_token_ids(config: Qwen3Config, param: str, ids: Iterable[int]) -> None
         )
 
 
-def encode_prompt(tokenizer: QwenTokenizer | None, text: str) -> list[int]:
-    """The token ids of a prompt in which special tokens are recognised.
+def encode_prompt(tokenizer: QwenTokenizer | None, text: str, special: bool = True, param: str = "prompt") -> list[int]:
+    """The token ids of a prompt.
+
+    Args:
+        tokenizer: The checkpoint's, if it has one.
+        text: The prompt.
+        special: Recognise special tokens in it.
+        param: What the prompt is called in errors.
 
     Raises:
         InvalidRequestError: There is no tokenizer, or the text is no valid Unicode.
     """
     if tokenizer is None:
-        raise InvalidRequestError("the checkpoint has no tokenizer; give the prompt as token ids", "prompt")
+        raise InvalidRequestError("the checkpoint has no tokenizer; give the prompt as token ids", param)
     try:
-        return tokenizer.encode(text, allow_special=True)
+        return tokenizer.encode(text, allow_special=special)
     except TokenizerError as error:
-        raise InvalidRequestError(str(error), "prompt") from None
+        raise InvalidRequestError(str(error), param) from None

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from python_layer.model.config import Qwen3Config
-from python_layer.model.kernels import default_cache_dir
 from python_layer.model.qwen3_model import Qwen3Model
-from python_layer.model.random_model import ensure_random_model
 from python_layer.model.weight_loader import Progress, WeightLoader
 from python_layer.utils.settings import Settings
 
+DEFAULT_MODEL = Path(__file__).resolve().parents[2] / "models" / "mili-tiny"
+
 
 def model_path(settings: Settings) -> str | Path:
-    """The checkpoint: the one that is set, or a small one with random weights that is made on the spot."""
-    return settings.model or ensure_random_model(default_cache_dir() / "mili-random")
+    """The checkpoint: the one that is set, or the one that comes with the project."""
+    return settings.model or DEFAULT_MODEL
 
 
 def load_model(settings: Settings, progress: Progress | None = None) -> Qwen3Model:

@@ -30,6 +30,7 @@ class SamplingRow:
         counts: Token -> occurrences in the answer, likewise for the other penalties.
         banned: Tokens that must not be chosen.
         logprobs: Likeliest tokens to report, up to 20; None reports no log-probability.
+        forced: The token to take whatever its logit, to learn its log-probability; None draws one.
     """
 
     params: SamplingParams
@@ -39,11 +40,14 @@ class SamplingRow:
     counts: Mapping[int, int] = field(default_factory=dict)
     banned: Sequence[int] = ()
     logprobs: int | None = None
+    forced: int | None = None
 
     def edits(self) -> list[tuple[int, float, bool, int]]:
         """(token, bias, whether it was seen, occurrences) of each token whose logit changes."""
         params = self.params
         bias = dict(params.logit_bias) | dict.fromkeys(self.banned, BANNED)
+        if self.forced is not None:
+            bias = {self.forced: np.inf}
         seen = set(self.seen) if params.repetition_penalty != 1 else set()
         counts = self.counts if params.presence_penalty or params.frequency_penalty else {}
         return [(t, bias.get(t, 0.0), t in seen, counts.get(t, 0)) for t in sorted(bias.keys() | seen | counts.keys())]

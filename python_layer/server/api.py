@@ -1,89 +1,200 @@
-"""The HTTP side: routes, errors in OpenAI's shape, and the server's start."""
+"""The HTTP side: routes, request ids, and errors in OpenAI's shape."""
 
-import sys
-from collections.abc import AsyncIterator
-from dataclasses import asdict
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine
+from importlib.metadata import version
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from sse_starlette.sse import EventSourceResponse
+from sse_starlette.sse import AppStatus, EventSourceResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from python_layer.inference.build import build_engine, memory_summary
-from python_layer.inference.engine import InferenceEngine
-from python_layer.model.qwen3_model import Qwen3Model
-from python_layer.server.handlers import Handlers, ModelNotFoundError
+from python_layer.server.errors import error_response, http_error_response, validation_response
+from python_layer.server.plain import PlainResponse
 from python_layer.server.responses import Response as Answers
-from python_layer.server.schemas import ChatCompletionRequest, CompletionRequest
-from python_layer.utils.errors import EngineStoppedError, InvalidRequestError, MiliError, OverloadedError
-from python_layer.utils.settings import Settings
+from python_layer.server.schemas import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    GenerateRequest,
+    TemplateRequest,
+    TokenizeRequest,
+)
+from python_layer.server.service import Service
+from python_layer.utils.errors import MiliError
 
-# The first that fits counts.
-STATUS: dict[type[MiliError], tuple[int, str]] = {
-    ModelNotFoundError: (404, "model_not_found"),
-    OverloadedError: (429, "overloaded"),
-    EngineStoppedError: (503, "internal_error"),
-    MiliError: (400, "invalid_request"),
-}
+LONGEST_REQUEST_ID = 128
 
 
-def create_app(model: Qwen3Model, engine: InferenceEngine, settings: Settings) -> FastAPI:
-    """The application for a loaded model and its engine."""
-    app = FastAPI(title="MILI", summary="An OpenAI-compatible API for Qwen3 models.")
-    handlers = Handlers(model, engine, settings)
+def create_app(service: Service) -> FastAPI:
+    """The application of a service, which it starts and stops."""
 
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Streams that are under way when the server is told to end are finished, not cut.
+        AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
+        service.start()
+        yield
+        await asyncio.to_thread(service.stop)
+
+    app = FastAPI(
+        title="MILI",
+        version=version("mili"),
+        summary="An OpenAI-compatible API for Qwen3 models.",
+        lifespan=lifespan,
+    )
+    app.add_middleware(RequestIds)
+    _add_state_routes(app, service)
+    _add_model_routes(app, service)
+
+    async def mili_error(request: Request, error: Exception) -> JSONResponse:
+        return error_response(error, _id(request))
+
+    async def validation_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return validation_response(error, _id(request))
+
+    async def http_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return http_error_response(error, _id(request))
+
+    app.add_exception_handler(MiliError, mili_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(Exception, mili_error)
+    return app
+
+
+def _add_state_routes(app: FastAPI, service: Service) -> None:
     @app.get("/health")
     async def health() -> JSONResponse:
-        """Whether requests are served, the model, and the state of the engine; 503 if they are not."""
-        state = {"status": "healthy" if engine.alive else "unhealthy", "model": handlers.model_name}
-        return JSONResponse(state | {"engine": asdict(engine.stats())}, 200 if engine.alive else 503)
+        """The state of device, model, tokenizer, memory and queue; 503 when requests can't be served."""
+        report = service.health()
+        return JSONResponse(report, 503 if report["status"] == "unhealthy" else 200)
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        """200 once a request would be served, 503 before and after."""
+        return JSONResponse({"state": service.state}, 200 if service.state == "ready" else 503)
+
+    @app.get("/version")
+    async def release() -> dict[str, str]:
+        """The versions of MILI and of the compiler below it."""
+        return {"version": version("mili"), "max": version("max")}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The one model that is served."""
-        return {"object": "list", "data": [{"id": handlers.model_name, "object": "model", "owned_by": "mili"}]}
+        return {"object": "list", "data": [_model(service.handlers.model_name)]}
 
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        """The model of that name."""
+        if name != service.handlers.model_name:
+            raise HTTPException(404, f"model {name!r} is not served; this is {service.handlers.model_name!r}")
+        return _model(name)
+
+
+def _add_model_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions")
-    async def completions(request: CompletionRequest) -> Response:
-        """Continue a prompt."""
-        return await _respond(await handlers.complete(request), request.stream)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue a prompt or several."""
+        return await _respond(request, await service.handlers.complete(body, _id(request)), body.stream)
 
     @app.post("/v1/chat/completions")
-    async def chat_completions(request: ChatCompletionRequest) -> Response:
+    async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response:
         """Answer a conversation."""
-        return await _respond(await handlers.chat(request), request.stream)
+        return await _respond(request, await service.handlers.chat(body, _id(request)), body.stream)
 
-    app.add_exception_handler(MiliError, _mili_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    return app
+    @app.post("/generate")
+    async def generate(body: GenerateRequest, request: Request) -> Response:
+        """Continue a prompt; the plain protocol, with the tokens and the time it took."""
+        return await _respond(request, await service.handlers.generate(body, _id(request)), body.stream)
+
+    @app.post("/tokenize")
+    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+        """The tokens of a text."""
+        return await service.handlers.tokenize(body)
+
+    @app.post("/detokenize")
+    async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
+        """The text of tokens."""
+        return await service.handlers.detokenize(body)
+
+    @app.post("/apply-template")
+    async def apply_template(body: TemplateRequest) -> dict[str, str]:
+        """The prompt that a conversation becomes."""
+        return await service.handlers.apply_template(body)
 
 
-def run_server(model: Qwen3Model, settings: Settings) -> None:
-    """Serves until interrupted; tells on standard error where, and what to try."""
-    url = f"http://{settings.host}:{settings.port}"
-    body = '{"messages": [{"role": "user", "content": "Hello"}], "stream": true}'
-    print(
-        f"{memory_summary(model, settings)}\n\nServing {model.name} on {url} (API: {url}/docs). Try:\n\n"
-        f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n",
-        file=sys.stderr,
-    )
-    engine = build_engine(model, settings)
-    try:
-        app = create_app(model, engine, settings)
-        uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=30)
-    finally:
-        engine.shutdown(drain=False)
+class RequestIds:
+    """Gives each request an id, its own X-Request-ID if it is a good one, and sends it back."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        good = given.isascii() and given.isprintable() and 0 < len(given) <= LONGEST_REQUEST_ID
+        request_id = given if good else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
 
 
-async def _respond(answers: Answers, stream: bool) -> Response:
+def _id(request: Request) -> str:
+    return str(request.state.request_id)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "mili"}
+
+
+async def _respond(request: Request, answers: Answers | PlainResponse, stream: bool) -> Response:
     if not stream:
-        return JSONResponse(await answers.whole())
+        whole = await _unless_gone(request, answers.whole)
+        return whole if isinstance(whole, Response) else JSONResponse(whole)
     events = answers.events()
     # What is refused is refused with a status of its own, before the stream begins.
     first = await anext(events)
     return EventSourceResponse(_chained(first, events), sep="\n")
+
+
+async def _unless_gone(
+    request: Request, work: Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+) -> dict[str, Any] | Response:
+    """Does the work, or leaves it as soon as the client has left."""
+    task = asyncio.create_task(work())
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        return Response(status_code=499)  # nobody reads it
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _chained(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -92,20 +203,11 @@ async def _chained(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
         yield event
 
 
-async def _mili_error(request: Request, error: Exception) -> JSONResponse:
-    status, code = next(answer for kind, answer in STATUS.items() if isinstance(error, kind))
-    return _error(status, str(error), code, error.param if isinstance(error, InvalidRequestError) else None)
+def __getattr__(name: str) -> FastAPI:
+    """``app``, for ``uvicorn python_layer.server.api:app``: made of config/ and the environment when asked for."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from python_layer.server.run import app_of
+    from python_layer.utils.settings import load_settings
 
-
-async def _validation_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"] if part != "body") or None
-    message = "is not a field this server knows" if first["type"] == "extra_forbidden" else first["msg"]
-    return _error(400, f"{param or 'the body'}: {message}", "invalid_request", param)
-
-
-def _error(status: int, message: str, code: str, param: str | None) -> JSONResponse:
-    kind = "invalid_request_error" if status < 429 else "server_error"
-    body = {"message": message, "type": kind, "param": param, "code": code}
-    return JSONResponse({"error": body}, status)
+    return app_of(load_settings({}))

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from anyio import to_thread
@@ -9,18 +10,26 @@ from anyio import to_thread
 from python_layer.inference.engine import InferenceEngine
 from python_layer.inference.params import GenerationParams
 from python_layer.inference.request import Request
-from python_layer.model.generation import encode_prompt
+from python_layer.model.generation import check_token_ids, encode_prompt
 from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.model.sampling import SamplingParams
-from python_layer.server.responses import ChatFormat, CompletionFormat, Response
-from python_layer.server.schemas import ChatCompletionRequest, CompletionRequest, GenerationFields
+from python_layer.server.errors import ModelNotFoundError
+from python_layer.server.formats import ChatFormat, CompletionFormat
+from python_layer.server.plain import PlainResponse
+from python_layer.server.responses import Form, Response
+from python_layer.server.schemas import (
+    ChatCompletionRequest,
+    ChatMessage,
+    CompletionRequest,
+    DetokenizeRequest,
+    GenerateRequest,
+    GenerationFields,
+    TemplateRequest,
+    TokenizeRequest,
+)
 from python_layer.tokenizer import ChatTemplate
-from python_layer.utils.errors import InvalidRequestError
+from python_layer.utils.errors import InvalidRequestError, TokenizerError
 from python_layer.utils.settings import Settings
-
-
-class ModelNotFoundError(InvalidRequestError):
-    """The request names a model that is not served."""
 
 
 class Handlers:
@@ -42,49 +51,146 @@ class Handlers:
         """The name requests may give."""
         return self._model.name
 
-    async def complete(self, body: CompletionRequest) -> Response:
-        """Continues a prompt.
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether text can be served, not only token ids."""
+        return self._model.tokenizer is not None
+
+    async def complete(self, body: CompletionRequest, request_id: str) -> Response:
+        """Continues one prompt or several.
 
         Raises:
             MiliError: The request can't be served as asked.
         """
-        self._check_model(body)
-        ids = await self._encode(body.prompt) if isinstance(body.prompt, str) else body.prompt
-        request = self._request("cmpl", ids, body, body.max_tokens, body.logprobs)
-        return Response(self.engine, request, self._form(body), CompletionFormat(self._model.tokenizer))
+        self._check(body)
+        prompts = [await self._ids(prompt) for prompt in _prompts(body.prompt)]
+        scored = body.prompt_logprobs
+        if body.echo and body.logprobs is not None:
+            if scored is not None:
+                raise InvalidRequestError(
+                    "echo with logprobs reports the prompt's own; leave one out", "prompt_logprobs"
+                )
+            scored = body.logprobs
+        echo = [self._text(ids) for ids in prompts] if body.echo else None
+        requests = self._requests(prompts, body, body.max_tokens, body.logprobs, scored)
+        form = self._form("cmpl", body, request_id, echo)
+        tokenizer = self._model.tokenizer
+        return Response(self.engine, requests, form, CompletionFormat(tokenizer), tokenizer)
 
-    async def chat(self, body: ChatCompletionRequest) -> Response:
+    async def chat(self, body: ChatCompletionRequest, request_id: str) -> Response:
         """Answers a conversation.
 
         Raises:
             MiliError: The request can't be served as asked, or the model has no chat template.
         """
-        self._check_model(body)
+        self._check(body)
         if body.top_logprobs is not None and not body.logprobs:
             raise InvalidRequestError("top_logprobs needs logprobs to be true", "top_logprobs")
         if body.max_tokens is not None and body.max_completion_tokens is not None:
             raise InvalidRequestError("max_tokens and max_completion_tokens are the same; give one", "max_tokens")
-        template = await to_thread.run_sync(ChatTemplate.from_pretrained, self._model.folder)
-        text = await to_thread.run_sync(template.render, [message.model_dump() for message in body.messages])
-        ids = await self._encode(text)
+        ids = await self._ids(await self._render(body.messages, body.chat_template_kwargs))
         wanted = (body.top_logprobs or 0) if body.logprobs else None
-        request = self._request("chatcmpl", ids, body, body.max_completion_tokens or body.max_tokens, wanted)
-        return Response(self.engine, request, self._form(body), ChatFormat(self._model.tokenizer))
+        most = body.max_completion_tokens or body.max_tokens
+        requests = self._requests([ids], body, most, wanted, body.prompt_logprobs)
+        tokenizer = self._model.tokenizer
+        return Response(
+            self.engine, requests, self._form("chatcmpl", body, request_id), ChatFormat(tokenizer), tokenizer
+        )
 
-    def _check_model(self, body: GenerationFields) -> None:
+    async def generate(self, body: GenerateRequest, request_id: str) -> PlainResponse:
+        """Continues a prompt, for the plain protocol.
+
+        Raises:
+            MiliError: The request can't be served as asked.
+        """
+        fields = {name: value for name, value in body.model_dump().items() if name != "prompt"}
+        completion = CompletionRequest(prompt=body.prompt, **fields)
+        requests = self._requests([await self._ids(body.prompt)], completion, body.max_tokens, None, None)
+        return PlainResponse(self.engine, requests[0], request_id)
+
+    async def tokenize(self, body: TokenizeRequest) -> dict[str, Any]:
+        """The tokens of a text.
+
+        Raises:
+            InvalidRequestError: There is no tokenizer, or the text is no valid Unicode.
+        """
+        ids = await self._ids(body.text, body.allow_special, "text") if body.text else []
+        return {"tokens": ids, "count": len(ids), "max_model_len": self._model.config.max_position_embeddings}
+
+    async def detokenize(self, body: DetokenizeRequest) -> dict[str, str]:
+        """The text of tokens.
+
+        Raises:
+            InvalidRequestError: There is no tokenizer, or it does not know a token.
+        """
+        check_token_ids(self._model.config, "tokens", body.tokens)
+        return {"text": self._text(body.tokens)}
+
+    async def apply_template(self, body: TemplateRequest) -> dict[str, str]:
+        """The prompt that a conversation becomes.
+
+        Raises:
+            TokenizerError: The model has no chat template, or it refuses the conversation.
+        """
+        arguments = body.chat_template_kwargs | {"add_generation_prompt": body.add_generation_prompt}
+        return {"prompt": await self._render(body.messages, arguments)}
+
+    def _check(self, body: GenerationFields) -> None:
         if body.model is not None and body.model != self.model_name:
             raise ModelNotFoundError(f"model {body.model!r} is not served; this is {self.model_name!r}", "model")
         if body.stream_options is not None and not body.stream:
             raise InvalidRequestError("stream_options needs stream to be true", "stream_options")
+        if body.stream and body.prompt_logprobs is not None:
+            raise InvalidRequestError("prompt_logprobs needs stream to be false", "prompt_logprobs")
 
-    def _form(self, body: GenerationFields) -> dict[str, Any]:
-        """What every object of the answer holds."""
+    async def _render(self, messages: list[ChatMessage], arguments: Mapping[str, Any]) -> str:
+        reserved = {"messages", "tools"} & arguments.keys()
+        if reserved:
+            raise InvalidRequestError(f"{min(reserved)} can't be set like this", "chat_template_kwargs")
+        if self._settings.enable_thinking is not None:
+            arguments = {"enable_thinking": self._settings.enable_thinking, **arguments}
+        turns = [{"role": _role(message.role), "content": _content(message)} for message in messages]
+
+        def render() -> str:
+            try:
+                return ChatTemplate.from_pretrained(self._model.folder).render(turns, **arguments)
+            except TokenizerError as error:
+                raise InvalidRequestError(str(error), "messages") from None
+
+        return await to_thread.run_sync(render)
+
+    async def _ids(self, prompt: str | list[int], special: bool = True, param: str = "prompt") -> list[int]:
+        if not isinstance(prompt, str):
+            return prompt
+
+        def encode() -> list[int]:
+            return encode_prompt(self._model.tokenizer, prompt, special, param)
+
+        return await to_thread.run_sync(encode)
+
+    def _text(self, ids: list[int]) -> str:
+        tokenizer = self._model.tokenizer
+        if tokenizer is None:
+            raise InvalidRequestError("the checkpoint has no tokenizer, so tokens have no text")
+        unknown = next((token for token in ids if token not in tokenizer), None)
+        if unknown is not None:
+            raise InvalidRequestError(f"token id {unknown} has no text: the tokenizer does not know it", "tokens")
+        return tokenizer.decode(ids)
+
+    def _form(self, prefix: str, body: GenerationFields, request_id: str, echo: list[str] | None = None) -> Form:
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return {"created": int(time.time()), "model": self.model_name, "include_usage": usage}
+        return Form(f"{prefix}-{request_id}", request_id, int(time.time()), self.model_name, usage, echo)
 
-    def _request(
-        self, prefix: str, ids: list[int], body: GenerationFields, max_tokens: int | None, logprobs: int | None
-    ) -> Request:
+    def _requests(
+        self,
+        prompts: list[list[int]],
+        body: GenerationFields,
+        max_tokens: int | None,
+        logprobs: int | None,
+        scored: int | None,
+    ) -> list[Request]:
+        """A request to the engine for each prompt."""
+
         def default(name: str) -> Any:
             value = getattr(body, name)
             return getattr(self._settings, name) if value is None else value
@@ -100,20 +206,46 @@ class Handlers:
             frequency_penalty=body.frequency_penalty,
             logit_bias=_bias(body.logit_bias),
         )
-        params = GenerationParams(
-            sampling=sampling,
-            max_tokens=max_tokens or self._settings.max_tokens,
-            min_tokens=body.min_tokens,
-            n=body.n,
-            stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
-            stop_token_ids=tuple(body.stop_token_ids),
-            ignore_eos=body.ignore_eos,
-            logprobs=logprobs,
-        )
-        return Request(f"{prefix}-{uuid.uuid4().hex}", ids, params, body.priority, body.user)
+        made = []
+        for ids in prompts:
+            params = GenerationParams(
+                sampling=sampling,
+                max_tokens=max_tokens or self._most_tokens(len(ids)),
+                min_tokens=body.min_tokens,
+                n=body.n,
+                stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+                stop_token_ids=tuple(body.stop_token_ids),
+                ignore_eos=body.ignore_eos,
+                logprobs=logprobs,
+                prompt_logprobs=scored,
+            )
+            timeout = self._settings.request_timeout
+            made.append(Request(uuid.uuid4().hex, ids, params, body.priority, body.user, timeout))
+        return made
 
-    async def _encode(self, text: str) -> list[int]:
-        return await to_thread.run_sync(encode_prompt, self._model.tokenizer, text)
+    def _most_tokens(self, prompt_length: int) -> int:
+        """The default of max_tokens, less where the context ends before it."""
+        return max(1, min(self._settings.max_tokens, self._model.config.max_position_embeddings - prompt_length))
+
+
+def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
+    """The prompts in a body: one, or a list of them."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise InvalidRequestError("the prompt is empty; give at least one token", "prompt")
+    ids = [each for each in prompt if isinstance(each, int)]
+    return [ids] if ids else [each for each in prompt if isinstance(each, (str, list))]
+
+
+def _role(role: str) -> str:
+    """OpenAI's newer models call the system message the developer's."""
+    return "system" if role == "developer" else role
+
+
+def _content(message: ChatMessage) -> str:
+    content = message.content
+    return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
 def _bias(raw: dict[str, float] | None) -> dict[int, float]:

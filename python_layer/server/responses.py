@@ -1,187 +1,175 @@
-"""The engine's outputs as OpenAI's objects, whole or as a stream of chunks."""
+"""The engine's outputs as OpenAI's answers, whole or as a stream of chunks."""
 
 import json
+import logging
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from dataclasses import dataclass, field
 
 from python_layer.inference.engine import InferenceEngine
 from python_layer.inference.request import Output, Request, TokenLogprobs
+from python_layer.server.errors import error_event
+from python_layer.server.formats import JSON, Format, prompt_logprobs
 from python_layer.tokenizer import QwenTokenizer
-from python_layer.utils.errors import EngineStoppedError
+from python_layer.utils.errors import MiliError, RequestTimeoutError
 
-JSON = dict[str, Any]
-
-
-class Format(Protocol):
-    """How completions and chat completions differ."""
-
-    kind: str
-    chunk_kind: str
-
-    def opening(self) -> JSON | None:
-        """What a stream's first chunk of a choice holds; None for none."""
-
-    def piece(self, text: str) -> JSON:
-        """A chunk's part of the text."""
-
-    def whole(self, text: str) -> JSON:
-        """The whole text."""
-
-    def logprobs(self, tokens: list[int], entries: list[TokenLogprobs]) -> JSON:
-        """The log-probabilities of some tokens."""
+LOG = logging.getLogger(__name__)
 
 
-class CompletionFormat:
-    """Objects of /v1/completions."""
+@dataclass(frozen=True)
+class Form:
+    """What the objects of an answer hold beside the text.
 
-    kind = chunk_kind = "text_completion"
+    Attributes:
+        id: The answer's id.
+        request_id: The HTTP request's, for errors.
+        created: Unix seconds.
+        model: The model's name.
+        include_usage: End a stream with the usage.
+        echo: Begin each choice with the prompt, as this text; None for completions without it.
+    """
 
-    def __init__(self, tokenizer: QwenTokenizer | None) -> None:
-        self._tokenizer = tokenizer
-
-    def opening(self) -> JSON | None:
-        """Nothing."""
-        return None
-
-    def piece(self, text: str) -> JSON:
-        """The text itself."""
-        return {"text": text}
-
-    def whole(self, text: str) -> JSON:
-        """The text itself."""
-        return {"text": text}
-
-    def logprobs(self, tokens: list[int], entries: list[TokenLogprobs]) -> JSON:
-        """Parallel lists; where two tokens have one spelling, the likelier one is listed."""
-        return {
-            "tokens": [_spelling(self._tokenizer, token)[0] for token in tokens],
-            "token_logprobs": [entry.logprob for entry in entries],
-            "top_logprobs": [
-                {_spelling(self._tokenizer, token)[0]: value for token, value in reversed(entry.top)}
-                for entry in entries
-            ],
-        }
+    id: str
+    request_id: str
+    created: int
+    model: str
+    include_usage: bool = False
+    echo: list[str] | None = None
 
 
-class ChatFormat:
-    """Objects of /v1/chat/completions."""
+@dataclass
+class _Choice:
+    """One answer as far as it has come."""
 
-    kind, chunk_kind = "chat.completion", "chat.completion.chunk"
-
-    def __init__(self, tokenizer: QwenTokenizer | None) -> None:
-        self._tokenizer = tokenizer
-
-    def opening(self) -> JSON | None:
-        """The role."""
-        return {"delta": {"role": "assistant", "content": ""}}
-
-    def piece(self, text: str) -> JSON:
-        """A delta."""
-        return {"delta": {"content": text} if text else {}}
-
-    def whole(self, text: str) -> JSON:
-        """A message."""
-        return {"message": {"role": "assistant", "content": text}}
-
-    def logprobs(self, tokens: list[int], entries: list[TokenLogprobs]) -> JSON:
-        """One entry per token."""
-
-        def entry(token: int, logprob: float) -> JSON:
-            text, data = _spelling(self._tokenizer, token)
-            return {"token": text, "logprob": logprob, "bytes": list(data)}
-
-        return {
-            "content": [
-                entry(token, e.logprob) | {"top_logprobs": [entry(*pair) for pair in e.top]}
-                for token, e in zip(tokens, entries, strict=True)
-            ]
-        }
+    text: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    entries: list[TokenLogprobs | None] = field(default_factory=list)
+    reason: str | None = None
 
 
 class Response:
-    """The answers to one request.
+    """The answers to one or several prompts with the same parameters.
 
     Args:
         engine: Generates them.
-        request: What was asked for.
-        form: ``created``, ``model`` and ``include_usage``.
+        requests: One for each prompt.
+        form: What the objects hold.
         format: Completions or chat completions.
+        tokenizer: Spells tokens; None for a checkpoint that has none.
     """
 
-    def __init__(self, engine: InferenceEngine, request: Request, form: JSON, format: Format) -> None:
-        self._engine = engine
-        self._request = request
-        self._form = form
-        self._format = format
+    def __init__(
+        self,
+        engine: InferenceEngine,
+        requests: list[Request],
+        form: Form,
+        format: Format,
+        tokenizer: QwenTokenizer | None,
+    ) -> None:
+        self._engine, self._requests, self._form, self._format = engine, requests, form, format
+        self._tokenizer = tokenizer
+        self._params = requests[0].params
+        self._order = {request.request_id: i for i, request in enumerate(requests)}
+        self._scored: dict[int, list[TokenLogprobs | None]] = {}
+        self._begun: set[int] = set()
         self._generated = 0
-        self._cached = 0
+        self._cached = dict.fromkeys(self._order, 0)
 
     async def whole(self) -> JSON:
-        """All answers in one object."""
-        n = self._request.params.n
-        texts: list[list[str]] = [[] for _ in range(n)]
-        tokens: list[list[int]] = [[] for _ in range(n)]
-        entries: list[list[TokenLogprobs]] = [[] for _ in range(n)]
-        reasons: list[str | None] = [None] * n
-        async for output in self._engine.generate(self._request):
-            self._count(output)
-            texts[output.index].append(output.text)
-            tokens[output.index] += output.tokens
-            entries[output.index] += output.logprobs or []
-            reasons[output.index] = output.finish_reason
-        with_logprobs = self._request.params.logprobs is not None
-        choices = [
-            {
-                "index": i,
-                **self._format.whole("".join(texts[i])),
-                "logprobs": self._format.logprobs(tokens[i], entries[i]) if with_logprobs else None,
-                "finish_reason": reasons[i],
-            }
-            for i in range(n)
-        ]
-        return self._object(self._format.kind, choices) | {"usage": self._usage()}
+        """All answers in one object; errors as :func:`~python_layer.inference.fronts.generate`, and timeouts."""
+        choices = [_Choice() for _ in range(len(self._requests) * self._params.n)]
+        async for output in self._engine.generate(*self._requests):
+            text, tokens, entries = self._piece(output)
+            choice = choices[self._index(output)]
+            choice.text.append(text)
+            choice.tokens += tokens
+            choice.entries += entries
+            choice.reason = output.finish_reason
+        made = []
+        for index, choice in enumerate(choices):
+            logprobs = None
+            if self._params.logprobs is not None:
+                logprobs = self._format.logprobs(choice.tokens, choice.entries)
+            content = self._format.whole("".join(choice.text))
+            made.append(
+                {"index": index, **content, "logprobs": logprobs, "finish_reason": choice.reason, **self._prompt(index)}
+            )
+        return self._object(self._format.kind, made) | {"usage": self._usage()}
 
     async def events(self) -> AsyncIterator[str]:
         """The data of server-sent events: chunks, the usage if wanted, and ``[DONE]``; or an error at the end."""
-        outputs = self._engine.generate(self._request)
+        outputs = self._engine.generate(*self._requests)
         # Before anything is sent, so that a refusal can still have a status of its own.
         first = await anext(outputs)
         opening = self._format.opening()
         if opening is not None:
-            for index in range(self._request.params.n):
+            for index in range(len(self._requests) * self._params.n):
                 yield self._chunk(index, opening, None, None)
         try:
             async for output in _chained(first, outputs):
-                self._count(output)
-                if output.text or output.finish_reason or output.logprobs:
-                    logprobs = self._format.logprobs(output.tokens, output.logprobs) if output.logprobs else None
-                    yield self._chunk(output.index, self._format.piece(output.text), logprobs, output.finish_reason)
-        except EngineStoppedError as error:
-            yield json.dumps({"error": {"message": str(error), "type": "server_error", "code": "internal_error"}})
+                text, tokens, entries = self._piece(output)
+                if text or output.finish_reason or entries:
+                    logprobs = self._format.logprobs(tokens, entries) if entries else None
+                    yield self._chunk(self._index(output), self._format.piece(text), logprobs, output.finish_reason)
+        except Exception as error:
+            if not isinstance(error, MiliError):
+                LOG.exception("request %s failed", self._form.request_id)
+            yield error_event(error, self._form.request_id)
             return
-        if self._form["include_usage"]:
+        if self._form.include_usage:
             yield json.dumps(self._object(self._format.chunk_kind, []) | {"usage": self._usage()})
         yield "[DONE]"
+
+    def _index(self, output: Output) -> int:
+        return self._order[output.request_id] * self._params.n + output.index
+
+    def _piece(self, output: Output) -> tuple[str, list[int], list[TokenLogprobs | None]]:
+        """What an output adds to its answer; the prompt comes first where it is echoed."""
+        if output.finish_reason == "timeout":
+            raise RequestTimeoutError("the request waited or ran longer than allowed and was given up")
+        number = self._order[output.request_id]
+        self._generated += len(output.tokens)
+        self._cached[output.request_id] = output.cached_tokens
+        text, tokens = output.text, output.tokens
+        entries: list[TokenLogprobs | None] = list(output.logprobs or [])
+        if output.prompt_logprobs is not None:
+            self._scored[number] = [None, *output.prompt_logprobs]
+        if self._form.echo is not None and self._begins(output):
+            text = self._form.echo[number] + text
+            if self._params.logprobs is not None:
+                tokens, entries = self._requests[number].prompt + tokens, self._scored[number] + entries
+        return text, tokens, entries
+
+    def _begins(self, output: Output) -> bool:
+        """Whether an output is the first of its answer."""
+        index = self._index(output)
+        if index in self._begun:
+            return False
+        self._begun.add(index)
+        return True
+
+    def _prompt(self, index: int) -> JSON:
+        """A choice's log-probabilities of its prompt, where they were asked for by that name."""
+        if self._params.prompt_logprobs is None or self._form.echo is not None:
+            return {}
+        number = index // self._params.n
+        tokens = self._requests[number].prompt
+        return {"prompt_logprobs": prompt_logprobs(self._tokenizer, tokens, self._scored[number])}
 
     def _chunk(self, index: int, content: JSON, logprobs: JSON | None, reason: str | None) -> str:
         choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}
         return json.dumps(self._object(self._format.chunk_kind, [choice]))
 
     def _object(self, kind: str, choices: list[JSON]) -> JSON:
-        common = {name: self._form[name] for name in ("created", "model")}
-        return {"id": self._request.request_id, "object": kind, **common, "choices": choices}
-
-    def _count(self, output: Output) -> None:
-        self._generated += len(output.tokens)
-        self._cached = max(self._cached, output.cached_tokens)
+        form = self._form
+        return {"id": form.id, "object": kind, "created": form.created, "model": form.model, "choices": choices}
 
     def _usage(self) -> JSON:
-        prompt = len(self._request.prompt)
+        prompt = sum(len(request.prompt) for request in self._requests)
         return {
             "prompt_tokens": prompt,
             "completion_tokens": self._generated,
             "total_tokens": prompt + self._generated,
-            "prompt_tokens_details": {"cached_tokens": self._cached},
+            "prompt_tokens_details": {"cached_tokens": sum(self._cached.values())},
         }
 
 
@@ -189,9 +177,3 @@ async def _chained(first: Output, rest: AsyncIterator[Output]) -> AsyncIterator[
     yield first
     async for output in rest:
         yield output
-
-
-def _spelling(tokenizer: QwenTokenizer | None, token: int) -> tuple[str, bytes]:
-    """A token's text and bytes; ids beyond the tokenizer have none."""
-    data = tokenizer.token_bytes(token) if tokenizer is not None and token in tokenizer else b""
-    return data.decode(errors="replace"), data

@@ -1,6 +1,6 @@
 """The bodies of requests, after OpenAI's API and vLLM's additions. A field that is not listed is refused by name."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +16,10 @@ class StreamOptions(BaseModel):
 
 
 class GenerationFields(BaseModel):
-    """What completions and chat completions share; None takes the server's default."""
+    """What completions and chat completions share; None takes the server's default.
+
+    Where OpenAI has a field for something this server does not do, only the value that means just that is taken.
+    """
 
     model_config = STRICT
 
@@ -39,14 +42,28 @@ class GenerationFields(BaseModel):
     min_tokens: int = Field(0, description="Tokens before which nothing ends the answer.")
     stop_token_ids: list[int] = Field(default_factory=list, description="Tokens that end an answer.")
     ignore_eos: bool = Field(False, description="Go on after an end-of-sequence token.")
+    prompt_logprobs: int | None = Field(None, description="Likeliest tokens to report with each token of the prompt.")
     priority: int = Field(0, description="Lower goes first, under the priority policy.")
 
 
 class CompletionRequest(GenerationFields):
     """POST /v1/completions."""
 
-    prompt: str | list[int] = Field(description="Text or token ids.", examples=["Once upon a time"])
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+        description="A text or token ids, or a list of such prompts.", examples=["What is the capital of France?"]
+    )
     logprobs: int | None = Field(None, description="Likeliest tokens to report with each token, up to 20.")
+    echo: bool = Field(False, description="Begin the answer with the prompt.")
+    best_of: Literal[1] | None = Field(None, description="Only 1: as many answers are returned as are generated.")
+
+
+class TextPart(BaseModel):
+    """A part of a message's content; only text is understood."""
+
+    model_config = STRICT
+
+    type: Literal["text"]
+    text: str
 
 
 class ChatMessage(BaseModel):
@@ -54,14 +71,72 @@ class ChatMessage(BaseModel):
 
     model_config = STRICT
 
-    role: Literal["system", "user", "assistant"]
-    content: str
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: Literal[None] = Field(None, description="The chat template has no place for names.")
+
+
+class TextFormat(BaseModel):
+    """The one answer format there is."""
+
+    model_config = STRICT
+
+    type: Literal["text"]
 
 
 class ChatCompletionRequest(GenerationFields):
     """POST /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(min_length=1, examples=[[{"role": "user", "content": "Hello"}]])
+    messages: list[ChatMessage] = Field(
+        min_length=1, examples=[[{"role": "user", "content": "What is the capital of France?"}]]
+    )
     max_completion_tokens: int | None = Field(None, ge=1, description="OpenAI's newer name of max_tokens.")
     logprobs: bool = Field(False, description="Report the log-probability of each token.")
     top_logprobs: int | None = Field(None, description="Likeliest tokens to report with each token, up to 20.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description='Variables of the chat template, such as {"enable_thinking": false}.'
+    )
+    response_format: TextFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+    store: Literal[False] | None = Field(None, description="Nothing is stored.")
+    service_tier: Literal["auto", "default"] | None = Field(None, description="There is one tier.")
+
+
+class GenerateRequest(BaseModel):
+    """POST /generate."""
+
+    model_config = STRICT
+
+    prompt: str = Field(description="Text to continue.", examples=["Once upon a time"])
+    max_tokens: int | None = Field(None, ge=1, description="Most tokens of the answer.")
+    temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling.")
+    top_k: int | None = Field(None, description="Likeliest tokens kept; 0 is all.")
+    stream: bool = Field(False, description="Answer with server-sent events, as tokens come.")
+
+
+class TokenizeRequest(BaseModel):
+    """POST /tokenize."""
+
+    model_config = STRICT
+
+    text: str = Field(examples=["Hello, world!"])
+    allow_special: bool = Field(True, description="Recognise special tokens such as <|im_end|> in the text.")
+
+
+class DetokenizeRequest(BaseModel):
+    """POST /detokenize."""
+
+    model_config = STRICT
+
+    tokens: list[int] = Field(examples=[[72, 105]])
+
+
+class TemplateRequest(BaseModel):
+    """POST /apply-template."""
+
+    model_config = STRICT
+
+    messages: list[ChatMessage] = Field(min_length=1, examples=[[{"role": "user", "content": "Hello"}]])
+    add_generation_prompt: bool = Field(True, description="End with the opening of the assistant's turn.")
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, description="Variables of the chat template.")

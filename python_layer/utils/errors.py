@@ -33,6 +33,18 @@ class InvalidRequestError(MiliError):
         self.param = param
 
 
+class ContextLengthError(InvalidRequestError):
+    """Prompt and answer together are longer than the model's context."""
+
+
+class OutOfMemoryError(InvalidRequestError):
+    """A request needs more memory than there is for it, whatever else runs."""
+
+
+class RequestTimeoutError(MiliError):
+    """A request was given up because it waited or ran too long."""
+
+
 class CompileError(MiliError):
     """The kernels or the graph could not be compiled or loaded on this machine."""
 

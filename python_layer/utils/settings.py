@@ -1,4 +1,4 @@
-"""Settings: defaults < files in config/ < ``MILI_*`` environment variables < command-line flags."""
+"""Settings: defaults < files in config/ < a profile's file < ``MILI_*`` environment variables < flags."""
 
 import json
 import os
@@ -13,14 +13,20 @@ from python_layer.utils.errors import ConfigError
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
 FILES = ("model_config.json", "inference_config.json", "server_config.yaml")
+PREFIX = "MILI_"
+OTHER_VARIABLES = {"MILI_CACHE_DIR"}
+"""Environment variables that are no settings."""
 
 
 class Settings(BaseSettings):
     """What a user can set; each field is also the environment variable ``MILI_`` + its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="MILI_", extra="forbid", protected_namespaces=())
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", protected_namespaces=())
 
-    model: str | None = Field(None, description="Checkpoint folder or hub id; none is the built-in random model.")
+    profile: Literal["development", "staging", "production"] | None = Field(
+        None, description="A file of config/profiles to read after the others."
+    )
+    model: str | None = Field(None, description="Checkpoint folder or hub id; none is models/mili-tiny.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Type of the matrices.")
     kv_dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Type of the KV cache.")
     page_size: int = Field(16, ge=1, le=1024, description="Positions per page of the KV cache.")
@@ -35,13 +41,18 @@ class Settings(BaseSettings):
     max_running: int = Field(64, ge=1, description="Most answers generated at once.")
     max_waiting: int = Field(1024, ge=1, description="Most requests in the queue; more are refused.")
     queue_timeout: float | None = Field(None, gt=0, description="Most seconds a request waits for its first step.")
+    request_timeout: float | None = Field(None, gt=0, description="Most seconds from a request to its end.")
     policy: Literal["fcfs", "priority", "fair", "latency"] = Field("fcfs", description="Who goes first.")
-    max_tokens: int = Field(128, ge=1, description="Most tokens of an answer, unless the request says otherwise.")
+    max_tokens: int = Field(512, ge=1, description="Most tokens of an answer, unless the request says otherwise.")
     temperature: float = Field(0.0, ge=0, description="Temperature, unless the request says otherwise; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling, unless the request says otherwise.")
     top_k: int = Field(0, ge=0, description="Likeliest tokens kept, unless the request says otherwise; 0 is all.")
+    enable_thinking: bool | None = Field(
+        None, description="Whether chats begin with thoughts, unless the request says; none is the template's default."
+    )
     host: str = Field("127.0.0.1", description="Address the server listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the server listens on.")
+    drain_timeout: int = Field(30, ge=0, description="Most seconds to finish requests after the first signal to end.")
 
     @classmethod
     def settings_customise_sources(
@@ -57,7 +68,12 @@ class Settings(BaseSettings):
 
 
 def load_settings(flags: dict[str, Any], config_dir: Path = CONFIG_DIR) -> Settings:
-    """The effective settings.
+    """The effective settings; arguments and errors as in :func:`settings_and_sources`."""
+    return settings_and_sources(flags, config_dir)[0]
+
+
+def settings_and_sources(flags: dict[str, Any], config_dir: Path = CONFIG_DIR) -> tuple[Settings, dict[str, str]]:
+    """The effective settings, and where each value came from.
 
     Args:
         flags: What the command line says; None is not said.
@@ -66,13 +82,25 @@ def load_settings(flags: dict[str, Any], config_dir: Path = CONFIG_DIR) -> Setti
     Raises:
         ConfigError: An unknown key or a wrong value, with the file or variable it came from.
     """
+    keys = {f"{PREFIX}{name.upper()}": name for name in Settings.model_fields}
+    unknown = sorted(v for v in os.environ if v.startswith(PREFIX) and v not in keys.keys() | OTHER_VARIABLES)
+    if unknown:
+        raise ConfigError(f"the environment sets {unknown[0]}, which is no setting; known are {', '.join(keys)}")
+    given = {name: value for name, value in flags.items() if value is not None}
+    profile = given.get("profile", os.environ.get(f"{PREFIX}PROFILE"))
+    files = [config_dir / name for name in FILES]
+    if profile is not None:
+        files.append(config_dir / "profiles" / f"{profile}.yaml")
     values: dict[str, Any] = {}
-    for name in FILES:
-        values |= _read(config_dir / name)
-    given = {key: value for key, value in flags.items() if value is not None}
-    # What the environment says outranks the files.
-    values = {key: value for key, value in values.items() if f"MILI_{key.upper()}" not in os.environ}
-    return _validated(values | given, "the settings")
+    sources = dict.fromkeys(Settings.model_fields, "default")
+    for file in files:
+        read = _read(file)
+        values |= read
+        sources |= dict.fromkeys(read, str(file.relative_to(config_dir.parent)))
+    from_environment = {name: variable for variable, name in keys.items() if variable in os.environ}
+    sources |= from_environment | {name: f"--{name.replace('_', '-')}" for name in given}
+    values = {name: value for name, value in values.items() if name not in from_environment}
+    return _validated(values | given, "the settings"), sources
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -26,28 +26,36 @@ def mili_command() -> Path:
     return Path(sys.executable).with_name("mili")
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(url: str, process: subprocess.Popen[str]) -> None:
+    """Waits until a route answers with 200."""
+    deadline = time.monotonic() + 180
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                process.kill()
+                raise AssertionError(f"the server did not start: {process.communicate()[1]}") from None
+            time.sleep(0.1)
+
+
 @contextmanager
 def running_server(*arguments: str) -> Iterator[str]:
     """The base URL of a server on a free port, which ends with the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [mili_command(), "serve", "--port", str(port), *arguments], stderr=subprocess.PIPE, text=True
-    )
+    port = free_port()
+    command = [mili_command(), "serve", "--port", str(port), *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=5).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    process.kill()
-                    raise AssertionError(f"the server did not start: {process.communicate()[1]}") from None
-                time.sleep(0.1)
+        wait_for(f"{url}/ready", process)
         yield url
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)

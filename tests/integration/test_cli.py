@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from python_layer.model.random_model import ensure_random_model
 from tests.golden.cases import GOLDEN, golden_prompts
 from tests.integration.server import mili
+from tests.random_model import ensure_random_model
 
 ROOT = Path(__file__).resolve().parents[2]
 

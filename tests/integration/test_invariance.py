@@ -14,18 +14,18 @@ from python_layer.inference.engine import InferenceEngine
 from python_layer.inference.params import GenerationParams
 from python_layer.inference.request import Output
 from python_layer.inference.scheduler import ContinuousBatchScheduler, SchedulerConfig
+from python_layer.model.loading import DEFAULT_MODEL
 from python_layer.model.paged_model import PagedModel
 from python_layer.model.qwen3_model import Qwen3Model
-from python_layer.model.random_model import ensure_random_model
 from python_layer.model.sampling import SamplingParams
 
 REQUESTS = 60
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Qwen3Model:
-    chosen = os.environ.get("MILI_INVARIANCE_MODEL")
-    return Qwen3Model.from_pretrained(chosen or ensure_random_model(tmp_path_factory.mktemp("random") / "model"))
+def model() -> Qwen3Model:
+    chosen = os.environ.get("INVARIANCE_MODEL")
+    return Qwen3Model.from_pretrained(chosen or DEFAULT_MODEL)
 
 
 def engine_of(

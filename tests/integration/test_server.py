@@ -32,7 +32,7 @@ def model(client: openai.OpenAI) -> str:
 
 
 def test_completion_and_its_stream_agree(client: openai.OpenAI, model: str) -> None:
-    arguments = {"model": model, "prompt": "Once", "max_tokens": 24, "extra_body": {"ignore_eos": True}}
+    arguments = {"model": model, "prompt": [79, 110, 99, 101], "max_tokens": 24, "extra_body": {"ignore_eos": True}}
     whole = client.completions.create(**arguments)
     chunks = list(client.completions.create(**arguments, stream=True))
     assert whole.choices[0].text
@@ -65,7 +65,6 @@ def test_token_ids_and_seed(client: openai.OpenAI, model: str) -> None:
         ({"prompt": "x", "suffix": "y"}, "suffix"),
         ({"prompt": "x", "max_tokens": 0}, "max_tokens"),
         ({"prompt": "x", "temperature": -1}, "temperature"),
-        ({"prompt": "x", "max_tokens": 100000}, "max_tokens"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [99999]}, "prompt"),
         ({}, "prompt"),
@@ -73,9 +72,12 @@ def test_token_ids_and_seed(client: openai.OpenAI, model: str) -> None:
         ({"prompt": "x", "stop": [""]}, "stop"),
         ({"prompt": "x", "logprobs": 21}, "logprobs"),
         ({"prompt": "x", "logit_bias": {"a": 1}}, "logit_bias"),
-        ({"prompt": "x", "logit_bias": {"320": 1}}, "logit_bias"),
+        ({"prompt": "x", "logit_bias": {"2048": 1}}, "logit_bias"),
         ({"prompt": "x", "presence_penalty": 3}, "presence_penalty"),
         ({"prompt": "x", "stream_options": {"include_usage": True}}, "stream_options"),
+        ({"prompt": "x", "stream": True, "prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"prompt": "x", "best_of": 2}, "best_of"),
+        ({"prompt": "x", "temperature": "1"}, "temperature"),
     ],
 )
 def test_bad_requests_name_what_is_wrong(client: openai.OpenAI, model: str, body: dict, param: str | None) -> None:
@@ -118,7 +120,7 @@ def test_requests_at_once_all_get_their_own_answer(client: openai.OpenAI, model:
 
 
 def test_a_reader_that_leaves_frees_its_pages(url: str, client: openai.OpenAI, model: str) -> None:
-    body = {"model": model, "prompt": "x", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+    body = {"model": model, "prompt": "x", "max_tokens": 2000, "ignore_eos": True, "stream": True}
     request = urllib.request.Request(
         f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
@@ -138,7 +140,8 @@ def health(url: str) -> dict:
 
 
 def test_several_answers_and_seeds(client: openai.OpenAI, model: str) -> None:
-    arguments = {"model": model, "messages": MESSAGES, "max_tokens": 12, "temperature": 1.5, "seed": 4, "n": 3}
+    story = [{"role": "user", "content": "Go on: There once was a brave fox named Milo."}]
+    arguments = {"model": model, "messages": story, "max_tokens": 60, "temperature": 1.5, "seed": 4, "n": 3}
     whole = client.chat.completions.create(**arguments)
     texts = [choice.message.content for choice in whole.choices]
     assert len(set(texts)) == 3
@@ -191,5 +194,131 @@ def test_logit_bias_and_penalties(client: openai.OpenAI, model: str) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_refusals_have_a_status_with_streams_too(client: openai.OpenAI, model: str, stream: bool) -> None:
-    with pytest.raises(openai.BadRequestError, match="4096"):
+    with pytest.raises(openai.BadRequestError, match="2048"):
         client.chat.completions.create(model=model, messages=MESSAGES, max_tokens=5000, stream=stream)
+
+
+def test_context_and_code(client: openai.OpenAI, model: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model=model, prompt="x", max_tokens=100000)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "max_tokens")
+    assert "100000" in caught.value.message
+    assert "2048" in caught.value.message
+
+
+def test_without_max_tokens_a_long_prompt_has_the_rest_of_the_context(client: openai.OpenAI, model: str) -> None:
+    answer = client.completions.create(model=model, prompt=[5] * 2040, extra_body={"ignore_eos": True})
+    assert answer.usage.completion_tokens == 8
+    assert answer.choices[0].finish_reason == "length"
+
+
+def test_many_prompts_in_one_request_are_answered_in_order(client: openai.OpenAI, model: str) -> None:
+    prompts = ["Hello", "What is", "Once upon a time"]
+    alone = [client.completions.create(model=model, prompt=p, max_tokens=6).choices[0].text for p in prompts]
+    together = client.completions.create(model=model, prompt=prompts, max_tokens=6)
+    assert [choice.text for choice in together.choices] == alone
+    assert [choice.index for choice in together.choices] == [0, 1, 2]
+    streamed = ["", "", ""]
+    for chunk in client.completions.create(model=model, prompt=prompts, max_tokens=6, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.text
+    assert streamed == alone
+    ids = [post(client, "/tokenize", {"text": prompt})["tokens"] for prompt in prompts]
+    by_ids = client.completions.create(model=model, prompt=ids, max_tokens=6, n=2, temperature=0)
+    assert [choice.text for choice in by_ids.choices] == [text for text in alone for _ in range(2)]
+
+
+def test_echo_repeats_the_prompt_with_its_logprobs(client: openai.OpenAI, model: str) -> None:
+    arguments = {"model": model, "prompt": "What is the capital", "max_tokens": 3, "logprobs": 1}
+    plain = client.completions.create(**arguments).choices[0]
+    echoed = client.completions.create(**arguments, echo=True).choices[0]
+    assert echoed.text == "What is the capital" + plain.text
+    assert "".join(echoed.logprobs.tokens) == echoed.text
+    assert echoed.logprobs.token_logprobs[0] is None
+    assert echoed.logprobs.token_logprobs[-3:] == plain.logprobs.token_logprobs
+    chunks = list(client.completions.create(**arguments, echo=True, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == echoed.text
+
+
+def test_prompt_logprobs_are_those_of_generating_the_same_text(client: openai.OpenAI, model: str) -> None:
+    written = client.completions.create(model=model, prompt="Hello", max_tokens=8, logprobs=0).choices[0]
+    prompt = post(client, "/tokenize", {"text": "Hello"})["tokens"]
+    ids = post(client, "/tokenize", {"text": "Hello" + written.text})["tokens"]
+    body = {"model": model, "prompt": ids, "max_tokens": 1, "prompt_logprobs": 2}
+    scored = post(client, "/v1/completions", body)["choices"][0]["prompt_logprobs"]
+    assert scored[0] is None
+    assert len(scored) == len(ids)
+    if len(ids) == len(prompt) + 8:  # the text is spelled as it was generated
+        values = [entry[str(token)]["logprob"] for token, entry in zip(ids, scored, strict=True) if entry]
+        assert values[len(prompt) - 1 :] == written.logprobs.token_logprobs
+
+
+def post(client: openai.OpenAI, route: str, body: dict, **headers: str) -> dict:
+    root = str(client.base_url).removesuffix("/v1/")
+    request = urllib.request.Request(
+        root + route, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)
+
+
+def test_generate_and_its_stream_agree(url: str, client: openai.OpenAI) -> None:
+    body = {"prompt": "Once upon a time", "max_tokens": 9, "temperature": 0.0, "top_p": 1.0, "top_k": 0}
+    whole = post(client, "/generate", body)
+    assert set(whole) == {"request_id", "generated_text", "tokens", "total_tokens", "finish_reason", "latency_ms"}
+    assert post(client, "/detokenize", {"tokens": whole["tokens"]})["text"].startswith(whole["generated_text"])
+    request = urllib.request.Request(
+        f"{url}/generate", json.dumps(body | {"stream": True}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        data = [line[6:].strip() for line in response if line.startswith(b"data: ")]
+    *pieces, summary, done = data
+    assert done == b"[DONE]"
+    assert "".join(json.loads(piece)["text"] for piece in pieces) == whole["generated_text"]
+    assert json.loads(summary)["tokens"] == whole["tokens"]
+
+
+def test_tokens_and_templates_there_and_back(client: openai.OpenAI) -> None:
+    text = "Hello <|im_end|> w\u00f6rld"
+    counted = post(client, "/tokenize", {"text": text})
+    assert counted["count"] == len(counted["tokens"])
+    assert post(client, "/detokenize", {"tokens": counted["tokens"]}) == {"text": text}
+    plain = post(client, "/tokenize", {"text": text, "allow_special": False})
+    assert plain["count"] > counted["count"]
+    prompt = post(client, "/apply-template", {"messages": MESSAGES})["prompt"]
+    assert prompt.startswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
+    thinking = {"messages": MESSAGES, "chat_template_kwargs": {"enable_thinking": True}}
+    assert "<think>" not in post(client, "/apply-template", thinking)["prompt"]
+
+
+def test_request_ids_come_back(url: str, client: openai.OpenAI, model: str) -> None:
+    raw = client.with_options(default_headers={"X-Request-ID": "my-id-1"}).chat.completions.with_raw_response
+    answer = raw.create(model=model, messages=MESSAGES, max_tokens=1)
+    assert answer.headers["X-Request-ID"] == "my-id-1"
+    assert answer.parse().id == "chatcmpl-my-id-1"
+    request = urllib.request.Request(f"{url}/v1/completions", b"{}", {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=30)
+    assert json.load(caught.value)["error"]["request_id"] == caught.value.headers["X-Request-ID"]
+
+
+def test_a_client_that_leaves_a_whole_answer_frees_its_pages(url: str, client: openai.OpenAI, model: str) -> None:
+    impatient = client.with_options(timeout=0.3)
+    with pytest.raises(openai.APITimeoutError):
+        impatient.completions.create(
+            model=model, prompt="x", max_tokens=2000, n=8, seed=1, temperature=1, extra_body={"ignore_eos": True}
+        )
+    deadline = time.monotonic() + 5
+    while health(url)["engine"]["requests"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_states(url: str) -> None:
+    report = health(url)
+    assert report["status"] == "healthy"
+    assert report["tokenizer"] is True
+    assert report["memory"]["available_bytes"] > 0
+    for route in ("/ready", "/version", "/openapi.json", "/docs", "/v1/models/mili-tiny"):
+        with urllib.request.urlopen(url + route, timeout=5) as response:
+            assert response.status == 200

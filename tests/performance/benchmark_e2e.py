@@ -97,7 +97,7 @@ def measure(model: Qwen3Model, options: argparse.Namespace, limits: MachineLimit
 def main() -> None:
     """Parses the arguments, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="checkpoint folder; default: a small random model")
+    parser.add_argument("--model", help="checkpoint folder; default: models/mili-tiny")
     parser.add_argument("--dtype", default=None)
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--new-tokens", type=int, default=128)

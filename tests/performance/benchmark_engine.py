@@ -51,7 +51,7 @@ def time_to_first_token(engine: InferenceEngine, prompt: list[int]) -> float:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="checkpoint folder; default: a small random model")
+    parser.add_argument("--model", help="checkpoint folder; default: models/mili-tiny")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()

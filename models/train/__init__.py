@@ -1,0 +1,1 @@
+"""Trains models/mili-tiny: data, tokenizer, network, evaluation."""

@@ -1,0 +1,1 @@
+"""What the model can do: each skill makes questions with their right answers."""

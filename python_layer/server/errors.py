@@ -1,0 +1,95 @@
+"""Errors as HTTP answers, in OpenAI's shape with a stable ``code``."""
+
+import json
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from python_layer.utils.errors import (
+    ContextLengthError,
+    EngineStoppedError,
+    InvalidRequestError,
+    MiliError,
+    OutOfMemoryError,
+    OverloadedError,
+    RequestTimeoutError,
+)
+
+
+class ModelNotFoundError(InvalidRequestError):
+    """The request names a model that is not served."""
+
+
+class ModelNotLoadedError(MiliError):
+    """The model is still loading, could not be loaded, or the server is on its way out."""
+
+
+# The first that fits counts.
+STATUS: dict[type[Exception], tuple[int, str]] = {
+    ModelNotFoundError: (404, "model_not_found"),
+    ModelNotLoadedError: (503, "model_not_loaded"),
+    ContextLengthError: (400, "context_length_exceeded"),
+    OutOfMemoryError: (400, "out_of_memory"),
+    RequestTimeoutError: (408, "timeout"),
+    OverloadedError: (429, "overloaded"),
+    EngineStoppedError: (503, "internal_error"),
+    MiliError: (400, "invalid_request"),
+    Exception: (500, "internal_error"),
+}
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status of an error."""
+    return next(status for kind, (status, _) in STATUS.items() if isinstance(error, kind))
+
+
+def error_body(error: Exception, request_id: str) -> dict[str, Any]:
+    """An error as the body of an answer, or as the data of an event in the midst of a stream.
+
+    The message of an error that is not meant for users stays here.
+    """
+    status, code = next(answer for kind, answer in STATUS.items() if isinstance(error, kind))
+    message = str(error) if isinstance(error, MiliError) else "the server failed; its log says why"
+    param = error.param if isinstance(error, InvalidRequestError) else None
+    return _body(message, status, code, param, request_id)
+
+
+def error_event(error: Exception, request_id: str) -> str:
+    """The data of an event that ends a stream."""
+    return json.dumps(error_body(error, request_id))
+
+
+def error_response(error: Exception, request_id: str) -> JSONResponse:
+    """The answer to a request that failed with an error."""
+    status = status_of(error)
+    return JSONResponse(error_body(error, request_id), status, {"Retry-After": "1"} if status in (429, 503) else None)
+
+
+def http_error_response(error: HTTPException, request_id: str) -> JSONResponse:
+    """The answer to a route or method that does not exist."""
+    body = _body(str(error.detail), error.status_code, "invalid_request", None, request_id)
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+def validation_response(error: RequestValidationError, request_id: str) -> JSONResponse:
+    """The answer to a body that is not what the route takes: names the first field that is wrong."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return JSONResponse(
+            _body(f"the body is no JSON: {first['ctx']['error']}", 400, "invalid_request", None, request_id), 400
+        )
+    param = ".".join(path) or None
+    message = "is not a field this server knows" if first["type"] == "extra_forbidden" else first["msg"]
+    return JSONResponse(
+        _body(f"{param or 'the body'}: {message}", 400, "invalid_request", path[0] if path else None, request_id), 400
+    )
+
+
+def _body(message: str, status: int, code: str, param: str | None, request_id: str) -> dict[str, Any]:
+    kind = {404: "not_found_error", 408: "timeout_error", 429: "rate_limit_error"}.get(
+        status, "invalid_request_error" if status < 500 else "server_error"
+    )
+    return {"error": {"message": message, "type": kind, "param": param, "code": code, "request_id": request_id}}

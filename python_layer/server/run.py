@@ -1,0 +1,97 @@
+"""Runs the server: what it prints, and what signals do."""
+
+import sys
+import threading
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from python_layer.inference.build import build_engine, memory_summary
+from python_layer.model.loading import load_model
+from python_layer.server.api import create_app
+from python_layer.server.handlers import Handlers
+from python_layer.server.service import Report, Service
+from python_layer.utils.settings import Settings
+
+
+def service_of(settings: Settings) -> Service:
+    """A service that loads the model of the settings."""
+
+    def load(progress: Report) -> Handlers:
+        model = load_model(settings, progress)
+        print(memory_summary(model, settings), file=sys.stderr)
+        return Handlers(model, build_engine(model, settings), settings)
+
+    return Service(load, settings.max_waiting)
+
+
+def app_of(settings: Settings) -> FastAPI:
+    """The application, for a server of one's own."""
+    return create_app(service_of(settings))
+
+
+class Server(uvicorn.Server):
+    """Ends as operators expect: the first signal drains, the second stops at once."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGINT and SIGTERM."""
+        if self.should_exit:
+            self.force_exit = True
+            self._service.stop()
+        self._service.drain()
+        super().handle_exit(sig, frame)
+
+
+def run_server(settings: Settings) -> int:
+    """Serves until a signal ends it; tells on standard error where, and what to try.
+
+    Returns:
+        The process's exit code: 1 if the model can't be loaded.
+    """
+    service = service_of(settings)
+    url = f"http://{settings.host}:{settings.port}"
+    config = uvicorn.Config(
+        create_app(service),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        timeout_graceful_shutdown=settings.drain_timeout,
+    )
+    server = Server(config, service)
+
+    def announce() -> None:
+        _show_loading(service)
+        if service.failure is not None:
+            print(f"mili: error: {service.failure}", file=sys.stderr)
+            server.should_exit = True
+        elif not server.should_exit:
+            print(_welcome(service.handlers.model_name, url), file=sys.stderr)
+
+    threading.Thread(target=announce, daemon=True).start()
+    server.run()
+    return int(service.failure is not None or not server.started)
+
+
+def _show_loading(service: Service) -> None:
+    """A progress bar until the model is there."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Compiling, if this is the first time", total=None)
+        while not service.wait(0.1):
+            if service.loaded:
+                bar.update(task, description="Loading weights", completed=service.loaded, total=1.0)
+
+
+def _welcome(name: str, url: str) -> str:
+    body = '{"messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+    return (
+        f"\nServing {name} on {url} (API: {url}/docs). Try:\n\n"
+        f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n"
+    )
