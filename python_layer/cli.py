@@ -1,11 +1,14 @@
 """The ``mili`` command. Answers go to standard output, everything else to standard error."""
 
+import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +18,10 @@ from rich.table import Table
 from python_layer.utils.cpu import vector_isa
 from python_layer.utils.errors import InvalidRequestError, MiliError
 from python_layer.utils.settings import Settings, load_settings, settings_and_sources
+
+if TYPE_CHECKING:
+    from python_layer.bench.load import Load
+    from python_layer.bench.report import Report
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -214,6 +221,60 @@ def info(model: Model = None, dtype: Dtype = None, kv_dtype: KVDtype = None, pag
     for name, value in model_summary(load_settings(flags)).items():
         table.add_row(name, value)
     Console(highlight=False).print(table)
+
+
+@app.command()
+def bench(
+    url: Annotated[
+        str | None, typer.Option(help="An OpenAI-compatible server; default: an engine in this process.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint, or with --url the model's name there.")] = None,
+    requests: Annotated[int, typer.Option(min=1, help="Requests in all.")] = 100,
+    concurrent: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 16,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 64,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Make every answer that long.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write the distributions to this PNG file.")] = None,
+) -> None:
+    """Measure throughput, TTFT and TPOT of an engine or of any OpenAI-compatible server."""
+    from python_layer.bench.load import Load, at_server
+
+    load = Load(requests, concurrent, max_tokens, ignore_eos)
+    with Progress(console=notes, transient=True) as bar:
+        task = bar.add_task("Requests", total=requests)
+
+        def progress() -> None:
+            bar.advance(task)
+
+        if url is None:
+            report = _bench_engine(
+                load_settings({"model": model, "max_waiting": max(1024, concurrent)}), load, progress
+            )
+        else:
+            report = asyncio.run(at_server(url, load, progress, model))
+    if as_json:
+        print(json.dumps(report.figures()))
+    else:
+        Console(highlight=False).print(report.table(f"{concurrent} at once, {url or 'engine'}"))
+    if plot is not None:
+        report.plot(plot)
+        notes.print(f"[dim]wrote {plot}[/dim]")
+    if report.errors:
+        raise typer.Exit(1)
+
+
+def _bench_engine(settings: Settings, load: "Load", progress: Callable[[], None]) -> "Report":
+    from python_layer.bench.load import at_engine
+    from python_layer.inference.build import build_engine
+    from python_layer.model.generation import encode_prompt
+    from python_layer.model.loading import load_model
+
+    model = load_model(settings)
+    engine = build_engine(model, settings)
+    try:
+        return asyncio.run(at_engine(engine, lambda text: encode_prompt(model.tokenizer, text), load, progress))
+    finally:
+        engine.shutdown()
 
 
 def _prompt(prompt: str | None, token_ids: str | None) -> str | list[int]:

@@ -1,0 +1,1 @@
+"""Load on an engine or a server, and what it measures."""
