@@ -4,6 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TRAIN_STAMP := $(VENV)/.installed-train
 MODEL ?=
 PORT ?=
 NEW_TOKENS ?= 128
@@ -16,10 +17,11 @@ override PROMPT := $(value PROMPT)
 export MODEL HOST PORT PROMPT
 MODEL_FLAG = $${MODEL:+--model "$$MODEL"}
 
-.PHONY: help setup build serve generate chat test lint bench clean
+.PHONY: help setup build serve generate chat test lint bench load-test clean
+.PHONY: train-setup train-tokenizer train-data train evaluate
 
 help: ## Show the tasks
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## Make .venv with the mili command in it
 	@:
@@ -64,6 +66,32 @@ lint: setup ## Check style and types
 bench: build ## Measure the kernels and the whole model (MODEL=, NEW_TOKENS=)
 	@$(BIN)/python tests/performance/benchmark_kernels.py
 	@$(BIN)/python tests/performance/benchmark_e2e.py $(MODEL_FLAG) --new-tokens $(NEW_TOKENS)
+
+load-test: build ## 1,000 requests at 50 and at 256 at once, then with half the clients leaving (MODEL=)
+	@$(BIN)/python tests/performance/load_test.py $(MODEL_FLAG) --concurrent 50
+	@$(BIN)/python tests/performance/load_test.py $(MODEL_FLAG) --concurrent 256
+	@$(BIN)/python tests/performance/load_test.py $(MODEL_FLAG) --concurrent 50 --leave 0.5
+	@$(BIN)/python tests/performance/load_test.py $(MODEL_FLAG) --concurrent 256 --leave 0.5
+
+train-setup: $(TRAIN_STAMP)
+	@:
+
+$(TRAIN_STAMP): $(STAMP)
+	@if command -v uv >/dev/null; then uv pip install --quiet --python $(BIN)/python -e '.[train]'; \
+	else $(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[train]'; fi
+	@touch $(TRAIN_STAMP)
+
+train-tokenizer: setup ## Train the tokenizer of models/mili-tiny
+	@$(BIN)/python -m models.train.train_tokenizer
+
+train-data: setup ## Make its training data
+	@$(BIN)/python -m models.train.make_data
+
+train: train-setup ## Train its weights, on from the last checkpoint if there is one (needs PyTorch: installs it)
+	@$(BIN)/python -m models.train.train
+
+evaluate: build ## Its accuracy on held-out prompts, per skill
+	@$(BIN)/python -m models.train.evaluate
 
 clean: ## Remove what setup and the tests made
 	rm -rf $(VENV) *.egg-info build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -166,7 +166,7 @@ def serve(
     kv_cache_memory: Annotated[float | None, _panel("Engine", "GiB of the KV cache; default: by free memory.")] = None,
     prefix_caching: Annotated[bool | None, _panel("Engine", "Share common beginnings of requests.")] = None,
     token_budget: Annotated[int | None, _panel("Engine", "Most tokens of one step.")] = None,
-    max_running: Annotated[int | None, _panel("Engine", "Most answers generated at once.")] = None,
+    max_running: Annotated[int | None, _panel("Engine", "Most answers at once; default: by free memory.")] = None,
     speculation: Annotated[int | None, _panel("Engine", "Tokens guessed ahead by prompt lookup; 0 is off.")] = None,
     policy: Annotated[str | None, _panel("Engine", "Who goes first: fcfs, priority, fair or latency.")] = None,
     max_tokens: Annotated[int | None, _panel("Defaults of requests", "Most tokens of an answer.")] = None,

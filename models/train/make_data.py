@@ -36,6 +36,10 @@ class Encoder:
         self._start = self._tokenizer.encode("<|im_start|>assistant\n").ids
         self._end = self._tokenizer.token_to_id("<|im_end|>")
 
+    def decode(self, ids: list[int]) -> str:
+        """The text of tokens, special ones included."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
     def encode(self, conversation: Conversation) -> Document:
         """The tokens [T] of a conversation, and 1 for each that is learned.
 

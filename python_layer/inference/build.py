@@ -15,6 +15,12 @@ from python_layer.utils.settings import Settings
 FREE_SHARE = 0.4
 """Of the memory that is free once the weights are loaded, what the KV cache may take unless it is set."""
 
+MOST_RUNNING = 256
+"""Most answers at once unless it is set: beyond it a step only gets longer."""
+
+TYPICAL_TOKENS = 512
+"""Tokens a request is expected to hold; the batch is as large as the cache has room for such requests."""
+
 
 def cache_pages(model: Qwen3Model, settings: Settings) -> int:
     """Pages of the KV cache: as many as its memory holds, but no more than could ever be used.
@@ -24,7 +30,7 @@ def cache_pages(model: Qwen3Model, settings: Settings) -> int:
     """
     page = model.layout.page_bytes
     free = psutil.virtual_memory().available
-    usable = settings.max_running * model.layout.pages_for(model.config.max_position_embeddings)
+    usable = (settings.max_running or MOST_RUNNING) * model.layout.pages_for(model.config.max_position_embeddings)
     if settings.kv_cache_memory is None:
         return max(1, min(int(free * FREE_SHARE) // page, usable))
     wanted = int(settings.kv_cache_memory * 2**30)
@@ -36,13 +42,31 @@ def cache_pages(model: Qwen3Model, settings: Settings) -> int:
     return min(wanted // page, usable)
 
 
+def batch_size(model: Qwen3Model, settings: Settings, pages: int) -> int:
+    """Most answers at once: the number that is set, or as many of a typical length as the pages hold."""
+    typical = model.layout.pages_for(min(TYPICAL_TOKENS, model.config.max_position_embeddings))
+    return settings.max_running or max(1, min(MOST_RUNNING, pages // typical))
+
+
+def activation_bytes(model: Qwen3Model, settings: Settings, running: int) -> int:
+    """Bytes of a full step's intermediate values in float32: a layer's at their widest, and the logits."""
+    config = model.config
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    # The residual stream, its norm, and either queries, keys, values and their mixture, or gate, up and their product.
+    row = 2 * config.hidden_size + max(2 * queries + 2 * keys, 3 * config.intermediate_size)
+    return 4 * (settings.token_budget * row + min(running, settings.token_budget) * config.vocab_size)
+
+
 def memory_summary(model: Qwen3Model, settings: Settings) -> str:
     """What the memory goes to, and the settings that change it; errors as in :func:`cache_pages`."""
     pages = cache_pages(model, settings)
+    running = batch_size(model, settings, pages)
     return (
-        f"weights {model.weight_bytes / 2**30:.2f} GiB ({model.dtype}; --dtype), KV cache up to "
+        f"weights {model.weight_bytes / 2**30:.2f} GiB ({model.dtype}; --dtype), activations up to "
+        f"{activation_bytes(model, settings, running) / 2**30:.2f} GiB (--token-budget), KV cache up to "
         f"{pages * model.layout.page_bytes / 2**30:.2f} GiB ({model.kv_dtype}; --kv-dtype, --kv-cache-memory) for "
-        f"{pages * model.layout.page_size:,} tokens of up to {settings.max_running} answers at once (--max-running)"
+        f"{pages * model.layout.page_size:,} tokens of up to {running} answers at once (--max-running)"
     )
 
 
@@ -52,7 +76,7 @@ def build_engine(model: Qwen3Model, settings: Settings) -> InferenceEngine:
     cache = CacheManager(pages, model.layout.page_size, prefix_caching=settings.prefix_caching)
     config = SchedulerConfig(
         token_budget=settings.token_budget,
-        max_running=settings.max_running,
+        max_running=batch_size(model, settings, pages),
         max_waiting=settings.max_waiting,
         queue_timeout=settings.queue_timeout,
         policy=settings.policy,

@@ -38,7 +38,9 @@ class Settings(BaseSettings):
         0, ge=0, le=16, description="Tokens guessed ahead by prompt lookup; answers stay the same. 0 is off."
     )
     token_budget: int = Field(512, ge=1, description="Most tokens of one step of the engine.")
-    max_running: int = Field(64, ge=1, description="Most answers generated at once.")
+    max_running: int | None = Field(
+        None, ge=1, description="Most answers generated at once; none is as many as the KV cache has room for."
+    )
     max_waiting: int = Field(1024, ge=1, description="Most requests in the queue; more are refused.")
     queue_timeout: float | None = Field(None, gt=0, description="Most seconds a request waits for its first step.")
     request_timeout: float | None = Field(None, gt=0, description="Most seconds from a request to its end.")

@@ -42,3 +42,11 @@ def test_simulator_finishes_every_request_under_every_policy(arrivals: str) -> N
     for result in results.values():
         assert 0 < result["ttft_p50"] <= result["ttft_p95"] <= result["ttft_p99"]
         assert 0 <= result["prefix_hit_rate"] < 1
+
+
+def test_load() -> None:
+    figures = run("load_test.py", "--num-requests", "40", "--concurrent", "8", "--leave", "0.4", "--max-tokens", "16")
+    assert figures["errors"] == 0
+    assert figures["pages_whole"] is True
+    assert figures["requests"] + figures["left"] == 40
+    assert figures["left"] > 0

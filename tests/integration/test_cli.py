@@ -183,16 +183,65 @@ def test_examples_run_without_arguments(name: str) -> None:
     assert len(result.stdout.strip()) > 20
 
 
-def test_chat_answers_and_forgets() -> None:
+def chat(*lines: str, arguments: tuple[str, ...] = ()) -> list[str]:
+    """What ``mili chat`` prints after each prompt."""
     result = subprocess.run(
-        [Path(sys.executable).with_name("mili"), "chat", "--max-tokens", "4"],
-        input="hi\n/reset\nhi\n/exit\n",
+        [Path(sys.executable).with_name("mili"), "chat", *arguments],
+        input="".join(f"{line}\n" for line in lines),
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"NO_COLOR": "1"},
+        env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200"},
     )
     assert result.returncode == 0, result.stderr
-    answers = result.stdout.split("> ")[1:]
-    assert answers[0].strip()
-    assert answers[0] == answers[2]
+    return [answer.strip() for answer in result.stdout.split("> ")[1:]]
+
+
+def test_chat_remembers_until_it_is_reset() -> None:
+    answers = chat("My name is Anna.", "What is my name?", "/reset", "/stats", "/exit", arguments=("--no-think",))
+    assert answers[0] == "Nice to meet you, Anna!"
+    assert answers[1] == "Your name is Anna."
+    assert answers[3].startswith("0 answers")
+
+
+def test_chat_commands(tmp_path: Path) -> None:
+    saved = tmp_path / "chat.json"
+    question = "What is the capital of Spain?"
+    answers = chat(
+        "/think on", question, "/think off", "/system Answer in capital letters.", question, "/stats", f"/save {saved}",
+        "/save /no/such/folder/x", "/nonsense",
+    )  # fmt: skip
+    assert "<think>" not in answers[1]
+    assert answers[1].endswith("The capital of Spain is Madrid.")
+    assert len(answers[1]) > len("The capital of Spain is Madrid.")  # the thought
+    assert answers[4] == "THE CAPITAL OF SPAIN IS MADRID."
+    assert answers[5].startswith("2 answers")
+    messages = json.loads(saved.read_text())["messages"]
+    assert [message["role"] for message in messages] == ["system", *["user", "assistant"] * 2]
+    assert "can't write" in answers[7]
+    assert "/reset" in answers[8]  # the help
+
+
+def test_config_tells_where_values_come_from() -> None:
+    result = mili("config", "--json", MILI_TOP_K="7")
+    settings = json.loads(result.stdout)
+    assert settings["top_k"] == {"value": 7, "source": "MILI_TOP_K"}
+    assert settings["port"] == {"value": 8000, "source": "config/server_config.yaml"}
+    assert "config/inference_config.json" in mili("config", COLUMNS="200").stdout
+    wrong = mili("config", MILI_TOPK="7")
+    assert wrong.returncode == 1
+    assert "MILI_TOPK" in wrong.stderr
+
+
+def test_generate_answers_questions() -> None:
+    assert mili("generate", "--chat", "What is the capital of France?").stdout == "The capital of France is Paris.\n"
+    assert "--token-ids" in mili("generate", "--chat", "--token-ids", "1").stderr
+
+
+def test_bench_measures_an_engine(tmp_path: Path) -> None:
+    plot = tmp_path / "plot.png"
+    result = mili("bench", "--requests", "5", "--concurrent", "2", "--max-tokens", "4", "--json", "--plot", plot)
+    figures = json.loads(result.stdout)
+    assert (figures["requests"], figures["errors"]) == (5, 0)
+    assert 0 < figures["ttft_p50_ms"] <= figures["e2e_p50_ms"]
+    assert plot.read_bytes().startswith(b"\x89PNG")

@@ -1,6 +1,6 @@
 """The whole model against Hugging Face transformers: logits after the prompt and at each of 32 decode steps.
 
-``MILI_GOLDEN_DIR`` names a folder with more cases (``make_golden.py --out DIR --random N``).
+``GOLDEN_DIR`` names a folder with more cases (``make_golden.py --out DIR --random N``).
 """
 
 import os
@@ -13,7 +13,7 @@ from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.qwen3_model import Qwen3Model
 from tests.golden.cases import GOLDEN, golden_folders, golden_prompts
 
-FOLDERS = golden_folders(GOLDEN) + golden_folders(Path(os.environ.get("MILI_GOLDEN_DIR", GOLDEN / "none")))
+FOLDERS = golden_folders(GOLDEN) + golden_folders(Path(os.environ.get("GOLDEN_DIR", GOLDEN / "none")))
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 
 

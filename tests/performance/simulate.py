@@ -34,10 +34,10 @@ VOCAB = 1 << 30
 class Cost:
     """Seconds of a step; the defaults were fitted to a model of the Qwen3-0.6B shape on two CPU cores."""
 
-    step: float = 0.025
-    token: float = 2.6e-3
-    key: float = 5.0e-7
-    sequence: float = 3.0e-3
+    step: float = 4.8e-2
+    token: float = 4.4e-3
+    key: float = 2.2e-6
+    sequence: float = 1.1e-3
 
     def of(self, plan: StepPlan) -> float:
         """Seconds of a planned step."""
