@@ -164,6 +164,7 @@ def serve(
     kv_dtype: Annotated[str | None, _panel("Model", "Type of the KV cache: auto, float32 or bfloat16.")] = None,
     page_size: Annotated[int | None, _panel("Model", "Positions per page of the KV cache.")] = None,
     kv_cache_memory: Annotated[float | None, _panel("Engine", "GiB of the KV cache; default: by free memory.")] = None,
+    swap_memory: Annotated[float | None, _panel("Engine", "GiB for pages of preempted requests; 0 recomputes.")] = None,
     prefix_caching: Annotated[bool | None, _panel("Engine", "Share common beginnings of requests.")] = None,
     token_budget: Annotated[int | None, _panel("Engine", "Most tokens of one step.")] = None,
     max_running: Annotated[int | None, _panel("Engine", "Most answers at once; default: by free memory.")] = None,

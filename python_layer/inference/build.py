@@ -7,6 +7,7 @@ import psutil
 from python_layer.inference.cache_manager import CacheManager
 from python_layer.inference.engine import InferenceEngine
 from python_layer.inference.scheduler import ContinuousBatchScheduler, SchedulerConfig
+from python_layer.inference.swap_space import SwapSpace
 from python_layer.model.paged_model import PagedModel
 from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.utils.errors import ConfigError
@@ -81,6 +82,7 @@ def build_engine(model: Qwen3Model, settings: Settings) -> InferenceEngine:
         queue_timeout=settings.queue_timeout,
         policy=settings.policy,
     )
-    scheduler = ContinuousBatchScheduler(config, cache, time.monotonic)
-    paged = PagedModel(model, pages)
+    swap = SwapSpace(int(settings.swap_memory * 2**30) // model.layout.page_bytes)
+    scheduler = ContinuousBatchScheduler(config, cache, time.monotonic, swap)
+    paged = PagedModel(model, pages, swap.total)
     return InferenceEngine(paged, scheduler, cache, model.tokenizer, speculation=settings.speculation)

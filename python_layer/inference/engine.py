@@ -36,6 +36,12 @@ class EngineModel(Protocol):
     def copy_page(self, source: int, target: int) -> None:
         """Copies a page of the KV cache."""
 
+    def swap_out(self, page: int, slot: int) -> None:
+        """Copies a page to a slot of the swap space."""
+
+    def swap_in(self, slot: int, page: int) -> None:
+        """Copies it back."""
+
 
 @dataclass
 class _Totals:
@@ -210,6 +216,7 @@ class InferenceEngine:
         with self._wake:
             if not (self._answers or self._arriving or self._closed):
                 self._cache.check_integrity([])
+                self._scheduler.swap.check_integrity([])
                 self._wake.wait_for(lambda: self._arriving or self._closed)
             if self._stopping or (self._closed and not self._answers and not self._arriving):
                 return False
@@ -233,10 +240,14 @@ class InferenceEngine:
         if self._speculation:
             self._draft()
         plan = self._scheduler.plan()
-        if not plan.rows:
-            return
+        for page, slot in plan.swap_out:
+            self._model.swap_out(page, slot)
         for source, target in plan.copies:
             self._model.copy_page(source, target)
+        for slot, page in plan.swap_in:
+            self._model.swap_in(slot, page)
+        if not plan.rows:
+            return
         turns = [self._turn(sequence, count) for sequence, count in plan.rows]
         batch = RaggedBatch.of([turn.batch_rows() for turn in turns])
         rows = [row for turn in turns for row in turn.sampling_rows()]
@@ -251,6 +262,7 @@ class InferenceEngine:
             self._part(turn)
         if self._debug:
             self._cache.check_integrity(self._scheduler.running)
+            self._scheduler.swap.check_integrity(self._scheduler.waiting)
         totals = self._totals
         totals.steps += 1
         totals.prompt_tokens += sum(turn.known for turn in turns) - sum(bool(turn.answers) for turn in turns)

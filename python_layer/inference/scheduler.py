@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from python_layer.inference.cache_manager import CacheManager
 from python_layer.inference.policies import POLICIES, Key, Load, PolicyName
 from python_layer.inference.sequence import Sequence, Status
+from python_layer.inference.swap_space import SwapSpace
 from python_layer.utils.errors import OutOfMemoryError, OverloadedError
 
 SCORED_ROWS = 64
@@ -37,11 +38,15 @@ class StepPlan:
     Attributes:
         rows: (sequence, tokens) in the order of the batch; they follow its ``computed`` ones and, once those
             are all known tokens, are of its draft.
-        copies: Page copies (from, to) to make first.
+        swap_out: Copies (page, swap slot) to make first.
+        copies: Page copies (from, to) to make next.
+        swap_in: Copies (swap slot, page) to make after those.
     """
 
     rows: list[tuple[Sequence, int]]
     copies: list[tuple[int, int]]
+    swap_out: list[tuple[int, int]] = field(default_factory=list)
+    swap_in: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -57,18 +62,20 @@ class ContinuousBatchScheduler:
     """Holds the sequences that wait and run, and plans each step within the token budget and the pages.
 
     Running sequences go before waiting ones, each in the policy's order. When pages run out, the running
-    sequence that the policy puts last gives up its pages and waits to be recomputed; the first one always
-    goes on, and it fits alone, so every admitted sequence finishes.
+    sequence that the policy puts last gives up its pages and waits, to be recomputed or, where the swap space had room,
+    copied back; the first one always goes on, and it fits alone, so every admitted sequence finishes.
 
     Args:
         config: Limits and policy.
         cache: The pages.
         clock: Seconds; injected, so that a simulator can run on virtual time.
+        swap: Where pages of preempted sequences are kept.
     """
 
     config: SchedulerConfig
     cache: CacheManager
     clock: Callable[[], float]
+    swap: SwapSpace = field(default_factory=lambda: SwapSpace(0))
     waiting: list[Sequence] = field(default_factory=list)
     running: list[Sequence] = field(default_factory=list)
     stats: SchedulerStats = field(default_factory=SchedulerStats)
@@ -144,10 +151,12 @@ class ContinuousBatchScheduler:
                 break  # the pages it lost are still short
             if not sequence.scores_prompt:  # its log-probabilities need every token's logits
                 self.cache.adopt_prefix(sequence)
-            count = min(sequence.remaining, self._most(sequence, budget))
-            if not self.cache.reserve(sequence, sequence.computed + count):
+            known = max(sequence.computed, sequence.kept)
+            count = min(len(sequence.tokens) - known, self._most(sequence, budget))
+            if not self.cache.reserve(sequence, known + count):
                 self.cache.free(sequence)
                 break
+            self.swap.restore(sequence, self.cache.page_size)
             if not sequence.preemptions:
                 sequence.prefix_hit = sequence.computed
                 self.cache.count_prefix(sequence)
@@ -156,7 +165,8 @@ class ContinuousBatchScheduler:
             self.running.append(sequence)
             planned[sequence] = count
             budget -= count
-        return StepPlan(list(planned.items()), self.cache.take_copies())
+        swap_out, swap_in = self.swap.take_copies()
+        return StepPlan(list(planned.items()), self.cache.take_copies(), swap_out, swap_in)
 
     def computed(self, sequence: Sequence, count: int) -> None:
         """Records that ``count`` more tokens of a sequence are in the cache, rightly."""
@@ -170,6 +180,7 @@ class ContinuousBatchScheduler:
             return
         (self.running if sequence.status is Status.RUNNING else self.waiting).remove(sequence)
         self.cache.free(sequence)
+        self.swap.drop(sequence)
         sequence.status = Status.FINISHED
         if not any(other.user == sequence.user for other in [*self.running, *self.waiting]):
             del self.served[sequence.user]
@@ -194,7 +205,8 @@ class ContinuousBatchScheduler:
         self.served.setdefault(sequence.user, min(self.served.values(), default=0))
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Back to the queue; its tokens, those of the answer too, are computed again later."""
+        """Back to the queue; its tokens, those of the answer too, are computed again or copied back later."""
+        self.swap.keep(sequence, self.cache.page_size)
         self.cache.free(sequence)
         self.running.remove(sequence)
         sequence.draft = []

@@ -37,6 +37,8 @@ class Sequence:
         prefix_hit: Tokens it found in the cache when it was first scheduled.
         draft: Tokens that may come next, to be checked in its next step.
         preemptions: How often its pages were taken from it.
+        slots: Of the swap space, with its first pages, while it waits after a preemption.
+        kept: Tokens whose keys and values are in them.
         prompt_logprobs: Of the prompt's second token and those after it, as far as they are known.
     """
 
@@ -55,6 +57,8 @@ class Sequence:
     prefix_hit: int = 0
     draft: list[int] = field(default_factory=list)
     preemptions: int = 0
+    slots: list[int] = field(default_factory=list)
+    kept: int = 0
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
 
     @property

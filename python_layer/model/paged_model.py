@@ -14,10 +14,12 @@ class PagedModel:
     Args:
         model: Computes.
         pages: Pages of the KV cache; their memory is taken as they are first written.
+        swap_slots: Pages of the swap space, likewise.
     """
 
-    def __init__(self, model: Qwen3Model, pages: int) -> None:
+    def __init__(self, model: Qwen3Model, pages: int, swap_slots: int = 0) -> None:
         self._model = model
+        self._swap, _ = model.layout.allocate_with_memory(max(1, swap_slots))
         self._memory, self._cache = model.layout.allocate_with_memory(pages)
 
     @property
@@ -37,3 +39,11 @@ class PagedModel:
     def copy_page(self, source: int, target: int) -> None:
         """Copies a page, every layer of it."""
         self._memory[target] = self._memory[source]
+
+    def swap_out(self, page: int, slot: int) -> None:
+        """Copies a page to a slot of the swap space."""
+        self._swap[slot] = self._memory[page]
+
+    def swap_in(self, slot: int, page: int) -> None:
+        """Copies it back."""
+        self._memory[page] = self._swap[slot]

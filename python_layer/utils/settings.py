@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     kv_cache_memory: float | None = Field(
         None, gt=0, description="GiB of the KV cache; none is a share of the memory that is free."
     )
+    swap_memory: float = Field(
+        0.0, ge=0, description="GiB for the pages of preempted requests; without room there they are computed again."
+    )
     prefix_caching: bool = Field(True, description="Share the pages of common beginnings between requests.")
     speculation: int = Field(
         0, ge=0, le=16, description="Tokens guessed ahead by prompt lookup; answers stay the same. 0 is off."

@@ -14,12 +14,13 @@ from python_layer.inference.engine import InferenceEngine
 from python_layer.inference.params import GenerationParams
 from python_layer.inference.request import Output
 from python_layer.inference.scheduler import ContinuousBatchScheduler, SchedulerConfig
+from python_layer.inference.swap_space import SwapSpace
 from python_layer.model.loading import DEFAULT_MODEL
 from python_layer.model.paged_model import PagedModel
 from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.model.sampling import SamplingParams
 
-REQUESTS = 60
+REQUESTS = 200
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +30,11 @@ def model() -> Qwen3Model:
 
 
 def engine_of(
-    model: Qwen3Model, pages: int, prefix_caching: bool = True, speculation: int = 0, **config: int
+    model: Qwen3Model, pages: int, prefix_caching: bool = True, speculation: int = 0, swap_slots: int = 0, **config: int
 ) -> InferenceEngine:
     cache = CacheManager(pages, model.layout.page_size, prefix_caching=prefix_caching)
-    scheduler = ContinuousBatchScheduler(SchedulerConfig(**config), cache, lambda: 0.0)
-    paged = PagedModel(model, pages)
+    scheduler = ContinuousBatchScheduler(SchedulerConfig(**config), cache, lambda: 0.0, SwapSpace(swap_slots))
+    paged = PagedModel(model, pages, swap_slots)
     return InferenceEngine(paged, scheduler, cache, model.tokenizer, speculation=speculation, debug=True)
 
 
@@ -73,6 +74,7 @@ CONDITIONS = {
     "no prefix cache": {"pages": 2000, "prefix_caching": False, "max_running": 7},
     "speculation": {"pages": 2000, "max_running": 16, "speculation": 4},
     "few pages": {"pages": 40, "token_budget": 100, "max_running": 64},
+    "few pages and a swap space": {"pages": 40, "token_budget": 100, "max_running": 64, "swap_slots": 100},
 }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from python_layer.inference.cache_manager import CacheManager
 from python_layer.inference.engine import InferenceEngine
 from python_layer.inference.scheduler import ContinuousBatchScheduler, SchedulerConfig
+from python_layer.inference.swap_space import SwapSpace
 from python_layer.model.batch import RaggedBatch
 from python_layer.model.compile_cache import CompileCache
 from python_layer.model.config import Qwen3Config
@@ -58,6 +59,8 @@ class MockModel:
         next_token: Callable[[list[int]], int] = expected_token,
     ) -> None:
         self._memory = np.full((pages, PAGE), -1)
+        self._swap = np.full((pages, PAGE), -1)
+        self.swapped = 0
         self._uniform = uniform
         self._next_token = next_token
         self._sampler = Sampler(CompileCache(default_cache_dir()))
@@ -89,8 +92,17 @@ class MockModel:
     def copy_page(self, source: int, target: int) -> None:
         self._memory[target] = self._memory[source]
 
+    def swap_out(self, page: int, slot: int) -> None:
+        self._swap[slot] = self._memory[page]
+        self.swapped += 1
 
-def make_engine(model: MockModel, pages: int, speculation: int = 0, **config: object) -> InferenceEngine:
+    def swap_in(self, slot: int, page: int) -> None:
+        self._memory[page] = self._swap[slot]
+
+
+def make_engine(
+    model: MockModel, pages: int, speculation: int = 0, swap_slots: int = 0, **config: object
+) -> InferenceEngine:
     cache = CacheManager(pages, PAGE)
-    scheduler = ContinuousBatchScheduler(SchedulerConfig(**config), cache, time.monotonic)
+    scheduler = ContinuousBatchScheduler(SchedulerConfig(**config), cache, time.monotonic, SwapSpace(swap_slots))
     return InferenceEngine(model, scheduler, cache, None, speculation=speculation, debug=True)

@@ -52,7 +52,8 @@ def test_a_batch_of_very_different_lengths() -> None:
     assert stats.preemptions > 0
 
 
-def test_10000_random_requests() -> None:
+@pytest.mark.parametrize("swap_slots", [0, 20])
+def test_10000_random_requests(swap_slots: int) -> None:
     """Random arrivals, lengths, aborts, forks and priorities, and pages so few that they run out all the time."""
     rng = random.Random(1)
     finished: dict[tuple[str, int], list[Output]] = {}
@@ -65,7 +66,9 @@ def test_10000_random_requests() -> None:
     prefixes = [[rng.randrange(VOCAB) for _ in range(12)] for _ in range(5)]
     requests: dict[str, Request] = {}
     taken_back: set[str] = set()
-    with running(48, token_budget=48, max_running=24, max_waiting=100_000, policy="priority") as engine:
+    model = MockModel(48)
+    sizes = {"token_budget": 48, "max_running": 24, "max_waiting": 100_000, "swap_slots": swap_slots}
+    with running(48, model=model, policy="priority", **sizes) as engine:
         for number in range(10_000):
             prompt = [*rng.choice(prefixes)[: rng.randint(0, 12)], rng.randrange(VOCAB)]
             params = GenerationParams(max_tokens=rng.randint(1, 12), n=rng.choice([1, 1, 1, 3]), ignore_eos=True)
@@ -79,6 +82,7 @@ def test_10000_random_requests() -> None:
         stats = engine.stats()
         assert engine.failure is None
     assert stats.preemptions > 100
+    assert (model.swapped > 100) == (swap_slots > 0)
     assert stats.pages_held == 0
     assert stats.pages_free + stats.pages_cached == 48
     for request in requests.values():
@@ -92,6 +96,20 @@ def test_10000_random_requests() -> None:
             else:
                 assert tokens == whole
                 assert parts[-1].finish_reason == "length"
+
+
+def test_pages_that_were_swapped_are_not_computed_again() -> None:
+    rng = random.Random(3)
+    prompts = [[rng.randrange(VOCAB) for _ in range(30)] for _ in range(24)]
+    computed = []
+    for swap_slots in (0, 60):
+        model = MockModel(60)
+        with running(60, model=model, swap_slots=swap_slots, max_running=24, token_budget=200) as engine:
+            results = engine.generate_batch(prompts, GenerationParams(max_tokens=40, ignore_eos=True))
+            assert [answers[0].tokens for answers in results] == [continuation(p, 40) for p in prompts]
+            assert engine.stats().preemptions > 10
+            computed.append(engine.stats().prompt_tokens)
+    assert computed[1] < computed[0]
 
 
 def test_answers_to_one_prompt_share_it_and_differ() -> None:
