@@ -94,7 +94,7 @@ def test_nothing_beside_a_request_changes_a_bit_of_it(
     assert (stats.drafted_tokens > 0) <= (condition == "speculation")
     if condition == "speculation" and params.sampling.temperature == 0:
         assert stats.accepted_tokens > 0
-    assert (stats.preemptions > 0) == (condition == "few pages")
+    assert (stats.preemptions > 0) == condition.startswith("few pages")
     assert (stats.prefix_hits > 0) == (condition != "no prefix cache")
 
 
