@@ -153,7 +153,7 @@ def chat(
 
     flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "max_tokens": max_tokens}
     settings = load_settings(flags | {"temperature": temperature, "top_p": top_p, "top_k": top_k})
-    run_chat(_load(settings), settings, system, think)
+    run_chat(_load(settings), settings, system, settings.enable_thinking if think is None else think)
 
 
 @app.command()

@@ -68,6 +68,7 @@ class Trainer:
 
     def __init__(self, network: Network, lr: float, muon_lr: float, cooldown: float) -> None:
         self.network, self.cooldown, self.step = network, cooldown, 0
+        self.device = next(network.parameters()).device
         matrices = [p for name, p in network.named_parameters() if p.ndim == 2 and "embed" not in name]
         others = [p for name, p in network.named_parameters() if p.ndim != 2 or "embed" in name]
         self.optimizers: list[torch.optim.Optimizer] = [
@@ -85,7 +86,7 @@ class Trainer:
         learned = sum(int(mask[:, 1:].sum()) for _, mask in parts)
         total = 0.0
         for ids, mask in parts:
-            loss = self.network.loss(ids, mask) / learned
+            loss = self.network.loss(ids.to(self.device), mask.to(self.device)) / learned
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -104,7 +105,7 @@ class Trainer:
 
     def resume(self, file: Path) -> None:
         """Goes on from a checkpoint."""
-        state = torch.load(file)
+        state = torch.load(file, map_location=self.device)
         self.step = state["step"]
         self.network.load_state_dict(state["network"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -113,8 +114,9 @@ class Trainer:
 
 def export(network: Network, shape: Shape, folder: Path) -> None:
     """Writes the checkpoint in Hugging Face's format."""
-    weights = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in network.state_dict().items()}
+    weights = {name: tensor.to("cpu", torch.bfloat16).contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
     ends = {"eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}
@@ -129,7 +131,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("build/train/data.npz"))
     parser.add_argument("--checkpoint", type=Path, default=Path("build/train/checkpoint.pt"))
     parser.add_argument("--model-dir", type=Path, default=MODEL_DIR)
-    parser.add_argument("--steps", type=int, default=4200)
+    parser.add_argument("--steps", type=int, default=2750)
     parser.add_argument("--batch", type=int, default=12288, help="tokens per step")
     parser.add_argument("--part", type=int, default=4096, help="tokens per forward pass")
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -137,10 +139,11 @@ def main() -> None:
     parser.add_argument("--cooldown", type=float, default=0.4, help="share of the steps with a falling rate")
     parser.add_argument("--save-every", type=int, default=250)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     shape = Shape()
-    trainer = Trainer(Network(shape), args.lr, args.muon_lr, args.cooldown)
+    trainer = Trainer(Network(shape).to(args.device), args.lr, args.muon_lr, args.cooldown)
     if args.checkpoint.exists():
         trainer.resume(args.checkpoint)
     source = batches(args.data, args.part, args.seed)

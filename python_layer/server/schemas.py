@@ -7,6 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 
+def _strict(**example: Any) -> ConfigDict:
+    """As STRICT, with the body that /docs shows first."""
+    return ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [example]})
+
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
 class StreamOptions(BaseModel):
     """Options of a stream."""
 
@@ -49,8 +57,10 @@ class GenerationFields(BaseModel):
 class CompletionRequest(GenerationFields):
     """POST /v1/completions."""
 
+    model_config = _strict(prompt="Once upon a time", max_tokens=20)
+
     prompt: str | list[str] | list[int] | list[list[int]] = Field(
-        description="A text or token ids, or a list of such prompts.", examples=["What is the capital of France?"]
+        description="A text or token ids, or a list of such prompts."
     )
     logprobs: int | None = Field(None, description="Likeliest tokens to report with each token, up to 20.")
     echo: bool = Field(False, description="Begin the answer with the prompt.")
@@ -87,9 +97,9 @@ class TextFormat(BaseModel):
 class ChatCompletionRequest(GenerationFields):
     """POST /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(
-        min_length=1, examples=[[{"role": "user", "content": "What is the capital of France?"}]]
-    )
+    model_config = _strict(messages=QUESTION)
+
+    messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, description="OpenAI's newer name of max_tokens.")
     logprobs: bool = Field(False, description="Report the log-probability of each token.")
     top_logprobs: int | None = Field(None, description="Likeliest tokens to report with each token, up to 20.")
@@ -105,9 +115,9 @@ class ChatCompletionRequest(GenerationFields):
 class GenerateRequest(BaseModel):
     """POST /generate."""
 
-    model_config = STRICT
+    model_config = _strict(prompt="Once upon a time", max_tokens=20)
 
-    prompt: str = Field(description="Text to continue.", examples=["Once upon a time"])
+    prompt: str = Field(description="Text to continue.")
     max_tokens: int | None = Field(None, ge=1, description="Most tokens of the answer.")
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy.")
     top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling.")
@@ -118,25 +128,25 @@ class GenerateRequest(BaseModel):
 class TokenizeRequest(BaseModel):
     """POST /tokenize."""
 
-    model_config = STRICT
+    model_config = _strict(text="Hello, world!")
 
-    text: str = Field(examples=["Hello, world!"])
+    text: str
     allow_special: bool = Field(True, description="Recognise special tokens such as <|im_end|> in the text.")
 
 
 class DetokenizeRequest(BaseModel):
     """POST /detokenize."""
 
-    model_config = STRICT
+    model_config = _strict(tokens=[39, 72])
 
-    tokens: list[int] = Field(examples=[[72, 105]])
+    tokens: list[int]
 
 
 class TemplateRequest(BaseModel):
     """POST /apply-template."""
 
-    model_config = STRICT
+    model_config = _strict(messages=QUESTION)
 
-    messages: list[ChatMessage] = Field(min_length=1, examples=[[{"role": "user", "content": "Hello"}]])
+    messages: list[ChatMessage] = Field(min_length=1)
     add_generation_prompt: bool = Field(True, description="End with the opening of the assistant's turn.")
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, description="Variables of the chat template.")

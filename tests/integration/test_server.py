@@ -322,3 +322,16 @@ def test_states(url: str) -> None:
     for route in ("/ready", "/version", "/openapi.json", "/docs", "/v1/models/mili-tiny"):
         with urllib.request.urlopen(url + route, timeout=5) as response:
             assert response.status == 200
+
+
+def test_the_examples_of_the_docs_work(url: str, client: openai.OpenAI) -> None:
+    with urllib.request.urlopen(f"{url}/openapi.json", timeout=5) as response:
+        described = json.load(response)
+    tried = 0
+    for route, operations in described["paths"].items():
+        if "post" in operations:
+            content = operations["post"]["requestBody"]["content"]["application/json"]
+            name = content["schema"]["$ref"].rsplit("/", 1)[1]
+            assert post(client, route, described["components"]["schemas"][name]["examples"][0])
+            tried += 1
+    assert tried == 6
