@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -30,6 +30,10 @@ from python_layer.server.service import Service
 from python_layer.utils.errors import MiliError
 
 LONGEST_REQUEST_ID = 128
+NOBODY_READS = 499
+"""The status of an answer to a client that has left; it is in logs only."""
+
+T = TypeVar("T")
 
 
 def create_app(service: Service) -> FastAPI:
@@ -167,25 +171,26 @@ def _model(name: str) -> dict[str, Any]:
 
 async def _respond(request: Request, answers: Answers | PlainResponse, stream: bool) -> Response:
     if not stream:
-        whole = await _unless_gone(request, answers.whole)
-        return whole if isinstance(whole, Response) else JSONResponse(whole)
+        whole = await _unless_gone(request, answers.whole())
+        return Response(status_code=NOBODY_READS) if whole is None else JSONResponse(whole)
     events = answers.events()
     # What is refused is refused with a status of its own, before the stream begins.
-    first = await anext(events)
-    return EventSourceResponse(_chained(first, events), sep="\n")
+    first = await _unless_gone(request, _first(events))
+    return (
+        Response(status_code=NOBODY_READS) if first is None else EventSourceResponse(_chained(first, events), sep="\n")
+    )
 
 
-async def _unless_gone(
-    request: Request, work: Callable[[], Coroutine[Any, Any, dict[str, Any]]]
-) -> dict[str, Any] | Response:
-    """Does the work, or leaves it as soon as the client has left."""
-    task = asyncio.create_task(work())
-    gone = asyncio.create_task(_disconnected(request))
+async def _first(events: AsyncIterator[str]) -> str:
+    return await anext(events)
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """Does the work, or leaves it as soon as the client has left, with None."""
+    task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        return Response(status_code=499)  # nobody reads it
+        return task.result() if task.done() else None
     finally:
         for each in (task, gone):
             each.cancel()

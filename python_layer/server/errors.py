@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from python_layer.inference.request import Output
 from python_layer.utils.errors import (
     ContextLengthError,
     EngineStoppedError,
@@ -40,6 +41,16 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
 }
 
 
+def check_in_time(output: Output) -> None:
+    """Refuses an output that ends a request before its time.
+
+    Raises:
+        RequestTimeoutError: It waited or ran too long.
+    """
+    if output.finish_reason == "timeout":
+        raise RequestTimeoutError("the request waited or ran longer than allowed and was given up")
+
+
 def status_of(error: Exception) -> int:
     """The HTTP status of an error."""
     return next(status for kind, (status, _) in STATUS.items() if isinstance(error, kind))
@@ -64,7 +75,8 @@ def error_event(error: Exception, request_id: str) -> str:
 def error_response(error: Exception, request_id: str) -> JSONResponse:
     """The answer to a request that failed with an error."""
     status = status_of(error)
-    return JSONResponse(error_body(error, request_id), status, {"Retry-After": "1"} if status in (429, 503) else None)
+    headers = {"X-Request-ID": request_id} | ({"Retry-After": "1"} if status in (429, 503) else {})
+    return JSONResponse(error_body(error, request_id), status, headers)
 
 
 def http_error_response(error: HTTPException, request_id: str) -> JSONResponse:

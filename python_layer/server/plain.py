@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 from python_layer.inference.engine import InferenceEngine
 from python_layer.inference.request import Output, Request
-from python_layer.server.errors import error_event
+from python_layer.server.errors import check_in_time, error_event
 from python_layer.server.formats import JSON
-from python_layer.utils.errors import MiliError, RequestTimeoutError
+from python_layer.utils.errors import MiliError
 
 LOG = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class PlainResponse:
         """The data of server-sent events: the pieces, then the summary and ``[DONE]``; or an error at the end."""
         outputs = self._engine.generate(self._request)
         output = await anext(outputs)
+        check_in_time(output)
         try:
             while True:
                 reason = self._take(output)
@@ -56,8 +57,7 @@ class PlainResponse:
         yield "[DONE]"
 
     def _take(self, output: Output) -> str | None:
-        if output.finish_reason == "timeout":
-            raise RequestTimeoutError("the request waited or ran longer than allowed and was given up")
+        check_in_time(output)
         self._text.append(output.text)
         self._tokens += output.tokens
         return output.finish_reason

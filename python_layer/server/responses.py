@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from python_layer.inference.engine import InferenceEngine
 from python_layer.inference.request import Output, Request, TokenLogprobs
-from python_layer.server.errors import error_event
+from python_layer.server.errors import check_in_time, error_event
 from python_layer.server.formats import JSON, Format, prompt_logprobs
 from python_layer.tokenizer import QwenTokenizer
-from python_layer.utils.errors import MiliError, RequestTimeoutError
+from python_layer.utils.errors import MiliError
 
 LOG = logging.getLogger(__name__)
 
@@ -100,6 +100,7 @@ class Response:
         outputs = self._engine.generate(*self._requests)
         # Before anything is sent, so that a refusal can still have a status of its own.
         first = await anext(outputs)
+        check_in_time(first)
         opening = self._format.opening()
         if opening is not None:
             for index in range(len(self._requests) * self._params.n):
@@ -124,8 +125,7 @@ class Response:
 
     def _piece(self, output: Output) -> tuple[str, list[int], list[TokenLogprobs | None]]:
         """What an output adds to its answer; the prompt comes first where it is echoed."""
-        if output.finish_reason == "timeout":
-            raise RequestTimeoutError("the request waited or ran longer than allowed and was given up")
+        check_in_time(output)
         number = self._order[output.request_id]
         self._generated += len(output.tokens)
         self._cached[output.request_id] = output.cached_tokens

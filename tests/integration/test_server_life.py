@@ -35,12 +35,12 @@ def server_process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str
         process.communicate()
 
 
-def stream(url: str, tokens: int) -> Any:
+def stream(url: str, tokens: int, timeout: float = 120) -> Any:
     body = {"prompt": "x", "max_tokens": tokens, "ignore_eos": True, "stream": True}
     request = urllib.request.Request(
         f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    return urllib.request.urlopen(request, timeout=120)
+    return urllib.request.urlopen(request, timeout=timeout)
 
 
 def test_the_first_signal_drains_and_refuses() -> None:
@@ -135,3 +135,27 @@ def test_a_dead_engine_is_unhealthy_and_says_so() -> None:
     assert service.state == "failed"
     with pytest.raises(Exception, match="no more pages"):
         _ = service.handlers
+
+
+def test_a_reader_that_leaves_the_queue_is_forgotten() -> None:
+    def queue(url: str) -> dict:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
+            return json.load(response)["queue"]
+
+    with server_process("--max-running", "1") as (_, url), stream(url, 1500) as first:
+        first.readline()
+        with pytest.raises(TimeoutError):
+            stream(url, 10, timeout=0.3)
+        deadline = time.monotonic() + 1
+        while queue(url)["waiting"]:
+            assert time.monotonic() < deadline
+        assert queue(url)["running"] == 1  # the first one goes on
+
+
+def test_an_error_in_the_queue_has_its_status() -> None:
+    with server_process("--max-running", "1", "--queue-timeout", "0.2") as (_, url), stream(url, 1500) as first:
+        first.readline()
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            stream(url, 10)
+        assert caught.value.code == 408
+        assert json.load(caught.value)["error"]["code"] == "timeout"
