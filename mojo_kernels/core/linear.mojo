@@ -2,13 +2,17 @@
 
 The sum of one output runs over k in the same order for any number of rows, so a row's result never
 depends on the rows beside it (batch invariance).
+
+With x and w both in bfloat16, CPUs with AVX512-BF16 multiply pairs of them in one instruction. The compiler does not
+know it of these CPUs, so it is written as assembly, and who builds the graph decides by what it makes of x.
 """
 
 import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 from std.math import fma
-from std.sys import simd_width_of
+from std.memory import bitcast
+from std.sys import inlined_assembly, simd_width_of
 from std.sys.intrinsics import PrefetchOptions, prefetch
 
 from ..utils.parallel import parallel_ranges
@@ -26,12 +30,18 @@ comptime READ_AHEAD = PrefetchOptions().for_read().high_locality().to_data_cache
 
 
 @always_inline
+def dot_pairs(a: Vector, b: Vector, acc: Vector) -> Vector:
+    """Adds to lane i of acc the products of elements 2i and 2i + 1 of a and b, which hold bfloat16 pairs (vdpbf16ps)."""
+    return inlined_assembly["vdpbf16ps $2, $1, $0", Vector, constraints="=v,v,v,0", has_side_effect=False](a, b, acc)
+
+
+@always_inline
 def linear_tile[
-    rows: Int, cols: Int, fetch: Bool, wtype: DType
+    rows: Int, cols: Int, fetch: Bool, xtype: DType, wtype: DType
 ](
     y: WritePtr[DType.float32],
     y_stride: Int,
-    x: ReadPtr[DType.float32],
+    x: ReadPtr[xtype],
     w: ReadPtr[wtype],
     k_size: Int,
 ):
@@ -41,6 +51,7 @@ def linear_tile[
         rows: Rows of x.
         cols: Rows of w.
         fetch: Ask for the next tile's weights on the way: they come from memory, not from the cache.
+        xtype: Type of x.
         wtype: Type of the weights.
 
     Args:
@@ -50,8 +61,21 @@ def linear_tile[
         w: [cols, k_size].
         k_size: Length of the sums.
     """
+    comptime paired = WIDTH == 16 and xtype == DType.bfloat16 and wtype == DType.bfloat16
     var acc = Array[Vector, rows * cols](fill=Vector(0))
     var k = 0
+    comptime if paired:
+        while k + 2 * WIDTH <= k_size:
+            var wp = Array[Vector, cols](fill=Vector(0))
+            comptime for c in range(cols):
+                wp[c] = bitcast[DType.float32, WIDTH](w.unsafe_load[width=2 * WIDTH](c * k_size + k))
+                comptime if fetch:
+                    prefetch[READ_AHEAD](w.unsafe_offset((c + cols) * k_size + k))
+            comptime for r in range(rows):
+                var xp = bitcast[DType.float32, WIDTH](x.unsafe_load[width=2 * WIDTH](r * k_size + k))
+                comptime for c in range(cols):
+                    acc[r * cols + c] = dot_pairs(xp, wp[c], acc[r * cols + c])
+            k += 2 * WIDTH
     while k + WIDTH <= k_size:
         var wv = Array[Vector, cols](fill=Vector(0))
         comptime for c in range(cols):
@@ -59,7 +83,7 @@ def linear_tile[
             comptime if fetch:
                 prefetch[READ_AHEAD](w.unsafe_offset((c + cols) * k_size + k))
         comptime for r in range(rows):
-            var xv = x.unsafe_load[width=WIDTH](r * k_size + k)
+            var xv = x.unsafe_load[width=WIDTH](r * k_size + k).cast[DType.float32]()
             comptime for c in range(cols):
                 acc[r * cols + c] = fma(xv, wv[c], acc[r * cols + c])
         k += WIDTH
@@ -68,7 +92,7 @@ def linear_tile[
             var total = acc[r * cols + c].reduce_add()
             for t in range(k, k_size):
                 total = fma(
-                    x[unsafe_offset=r * k_size + t],
+                    x[unsafe_offset=r * k_size + t].cast[DType.float32](),
                     w[unsafe_offset=c * k_size + t].cast[DType.float32](),
                     total,
                 )
@@ -77,11 +101,11 @@ def linear_tile[
 
 @always_inline
 def linear_rows[
-    rows: Int, fetch: Bool, wtype: DType
+    rows: Int, fetch: Bool, xtype: DType, wtype: DType
 ](
     y: WritePtr[DType.float32],
     y_stride: Int,
-    x: ReadPtr[DType.float32],
+    x: ReadPtr[xtype],
     w: ReadPtr[wtype],
     n_size: Int,
     k_size: Int,
@@ -101,10 +125,10 @@ def linear_rows[
 
 
 def linear_block[
-    fetch: Bool, wtype: DType
+    fetch: Bool, xtype: DType, wtype: DType
 ](
     y: WritePtr[DType.float32],
-    x: ReadPtr[DType.float32],
+    x: ReadPtr[xtype],
     w: ReadPtr[wtype],
     m_size: Int,
     y_stride: Int,
@@ -121,10 +145,10 @@ def linear_block[
 
 
 def linear_cpu[
-    wtype: DType
+    xtype: DType, wtype: DType
 ](
     y: WritePtr[DType.float32],
-    x: ReadPtr[DType.float32],
+    x: ReadPtr[xtype],
     w: ReadPtr[wtype],
     m_size: Int,
     n_size: Int,
@@ -135,7 +159,7 @@ def linear_cpu[
 
     Args:
         y: [m_size, n_size], written.
-        x: [m_size, k_size].
+        x: [m_size, k_size], float32 or bfloat16.
         w: [n_size, k_size], float32, bfloat16 or float16.
         m_size: Rows of x.
         n_size: Rows of w.
@@ -163,14 +187,14 @@ def linear_cpu[
 
 @extensibility.register("mili.linear")
 struct Linear:
-    """`y[T, N] = x[T, K] @ w[N, K].T`; w in float32, bfloat16 or float16, sums in float32."""
+    """`y[T, N] = x[T, K] @ w[N, K].T`; x in float32 or bfloat16, w in those or float16, sums in float32."""
 
     @staticmethod
     def execute[
         target: StaticString
     ](
         y: OutputTensor[dtype=DType.float32, rank=2, ...],
-        x: InputTensor[dtype=DType.float32, rank=2, ...],
+        x: InputTensor[rank=2, ...],
         w: InputTensor[rank=2, ...],
         ctx: DeviceContext,
     ) raises:
@@ -189,7 +213,7 @@ struct LinearBias:
         target: StaticString
     ](
         y: OutputTensor[dtype=DType.float32, rank=2, ...],
-        x: InputTensor[dtype=DType.float32, rank=2, ...],
+        x: InputTensor[rank=2, ...],
         w: InputTensor[rank=2, ...],
         bias: InputTensor[dtype=DType.float32, rank=1, ...],
         ctx: DeviceContext,

@@ -43,13 +43,14 @@ class ModelGraph:
     config: Qwen3Config
     layout: KVCacheLayout
     dtype: DType
+    paired: bool = False
 
     def build(self, kernels: Path) -> Graph:
         """Builds the graph on a compiled kernel package."""
-        return build_graph(self.config, self.layout, self.dtype, kernels)
+        return build_graph(self.config, self.layout, self.dtype, kernels, self.paired)
 
 
-def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernels: Path) -> Graph:
+def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernels: Path, paired: bool = False) -> Graph:
     """Builds the graph of one step.
 
     Args:
@@ -57,6 +58,7 @@ def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernel
         layout: Shape and type of the KV cache.
         dtype: Type of the matrices: float32, bfloat16 or float16. Activations are float32.
         kernels: The compiled kernel package.
+        paired: Round what is multiplied with bfloat16 matrices to bfloat16, for CPUs with AVX512-BF16.
 
     Returns:
         A graph with inputs [cache, token_ids, positions, row_offsets, page_table, logit_rows] and the
@@ -77,7 +79,7 @@ def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernel
         )
         hidden = _op("gather_rows", [weights[EMBEDDING], step.token_ids], ["T", config.hidden_size])
         normed = _op("rms_norm", [hidden, weights["layers.0.input_norm"], _float(config.rms_norm_eps)], hidden.shape)
-        layer = _layer_graph(graph, config, step, [hidden, normed, rope], weights, kernels)
+        layer = _layer_graph(graph, config, step, [hidden, normed, rope], weights, kernels, paired)
         for i in range(config.num_hidden_layers):
             # A layer ends with the norm that its successor begins with: one pass with the residual addition.
             following = f"layers.{i + 1}.input_norm" if i + 1 < config.num_hidden_layers else FINAL_NORM
@@ -87,7 +89,7 @@ def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernel
             hidden, normed = (value.tensor for value in results)
         wanted = _op("gather_rows", [normed, step.logit_rows], ["R", config.hidden_size])
         head = weights[EMBEDDING if config.tie_word_embeddings else LM_HEAD]
-        graph.output(_op("linear", [wanted, head], ["R", config.vocab_size]))
+        graph.output(_linear(wanted, head, None, paired))
     return graph
 
 
@@ -98,6 +100,7 @@ def _layer_graph(
     activations: Sequence[TensorValue],
     weights: dict[str, TensorValue],
     kernels: Path,
+    paired: bool,
 ) -> Graph:
     """One transformer block, compiled once and called for every layer with its weights."""
     names = _layer_weight_names(config)
@@ -111,7 +114,7 @@ def _layer_graph(
         eps = _float(config.rms_norm_eps)
         rows = hidden.shape[0]
 
-        qkv = _linear(normed, w["qkv"], w.get("qkv_bias"))
+        qkv = _linear(normed, w["qkv"], w.get("qkv_bias"), paired)
         queries = _op(
             "qk_norm_rope_store",
             [cache.buffer, qkv, w["q_norm"], w["k_norm"], rope, positions, row_offsets, page_table, index.tensor, eps],
@@ -122,9 +125,9 @@ def _layer_graph(
             [cache.buffer, queries, positions, row_offsets, page_table, index.tensor],
             [rows, config.q_size],
         )
-        hidden, normed = _add_norm(_linear(attended, w["o"], w.get("o_bias")), hidden, w["post_norm"], eps)
-        gated = _op("swiglu", [_linear(normed, w["gate_up"])], [rows, config.intermediate_size])
-        layer.output(*_add_norm(_linear(gated, w["down"]), hidden, next_norm, eps))
+        hidden, normed = _add_norm(_linear(attended, w["o"], w.get("o_bias"), paired), hidden, w["post_norm"], eps)
+        gated = _op("swiglu", [_linear(normed, w["gate_up"], None, paired)], [rows, config.intermediate_size])
+        layer.output(*_add_norm(_linear(gated, w["down"], None, paired), hidden, next_norm, eps))
     return layer
 
 
@@ -141,8 +144,10 @@ def _weight(spec: WeightSpec, dtype: DType) -> TensorValue:
     return Weight(spec.name, FLOAT if spec.dtype == "float32" else dtype, spec.shape, CPU)
 
 
-def _linear(x: TensorValue, w: TensorValue, bias: TensorValue | None = None) -> TensorValue:
+def _linear(x: TensorValue, w: TensorValue, bias: TensorValue | None, paired: bool) -> TensorValue:
     shape = [x.shape[0], w.shape[0]]
+    if paired and w.dtype == DType.bfloat16:
+        x = ops.cast(x, DType.bfloat16)
     return _op("linear", [x, w], shape) if bias is None else _op("linear_bias", [x, w, bias], shape)
 
 

@@ -23,5 +23,6 @@ def load_model(settings: Settings, progress: Progress | None = None) -> Qwen3Mod
         loader,
         dtype=settings.dtype,
         kv_dtype=settings.kv_dtype,
+        compute_dtype=settings.compute_dtype,
         page_size=settings.page_size,
     )

@@ -1,10 +1,12 @@
 """Which types a model runs in."""
 
 from python_layer.model.config import Qwen3Config
+from python_layer.utils.cpu import multiplies_bfloat16
 from python_layer.utils.errors import ConfigError
 
 MATRIX_DTYPES = ("float32", "bfloat16", "float16")
 CACHE_DTYPES = ("float32", "bfloat16")
+COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
 def resolve_dtypes(config: Qwen3Config, dtype: str, kv_dtype: str) -> tuple[str, str]:
@@ -26,3 +28,21 @@ def resolve_dtypes(config: Qwen3Config, dtype: str, kv_dtype: str) -> tuple[str,
     if kv_dtype != "auto":
         return matrices, kv_dtype
     return matrices, "float32" if matrices == "float32" else "bfloat16"
+
+
+def check_compute_dtype(compute_dtype: str, dtype: str) -> None:
+    """Refuses a type of products that is unknown, or that matrices or CPU do not allow.
+
+    Args:
+        compute_dtype: float32, or bfloat16.
+        dtype: Type of the matrices.
+
+    Raises:
+        ConfigError: Says what would be right.
+    """
+    if compute_dtype not in COMPUTE_DTYPES:
+        raise ConfigError(f"compute_dtype is {compute_dtype!r}; supported are {', '.join(COMPUTE_DTYPES)}")
+    if compute_dtype == "bfloat16" and dtype != "bfloat16":
+        raise ConfigError(f"compute_dtype bfloat16 needs bfloat16 matrices, but they are {dtype}; see --dtype")
+    if compute_dtype == "bfloat16" and not multiplies_bfloat16():
+        raise ConfigError("compute_dtype bfloat16 needs a CPU with AVX512-BF16, which this one lacks; take float32")

@@ -11,6 +11,8 @@ import pytest
 
 from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.qwen3_model import Qwen3Model
+from python_layer.utils.cpu import multiplies_bfloat16
+from python_layer.utils.errors import ConfigError
 from tests.golden.cases import GOLDEN, golden_folders, golden_prompts
 
 FOLDERS = golden_folders(GOLDEN) + golden_folders(Path(os.environ.get("GOLDEN_DIR", GOLDEN / "none")))
@@ -50,6 +52,22 @@ def stepwise_logits(model: Qwen3Model, prompt: list[int], forced: list[int], chu
         if computed >= len(prompt):
             rows.append(logits[0])
     return np.stack(rows)
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="the CPU lacks AVX512-BF16")
+def test_logits_with_bfloat16_products() -> None:
+    """Rounding activations as well as weights; and the same bits in chunks and whole."""
+    model = Qwen3Model.from_pretrained(GOLDEN / "tied", dtype="bfloat16", compute_dtype="bfloat16")
+    for golden in golden_prompts(GOLDEN / "tied"):
+        logits = stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=512)
+        assert relative_error(logits, golden.logits) < 3e-2
+        np.testing.assert_array_equal(stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=7), logits)
+
+
+def test_compute_dtype_must_fit() -> None:
+    for arguments in ({"compute_dtype": "float16"}, {"compute_dtype": "bfloat16", "dtype": "float32"}):
+        with pytest.raises(ConfigError, match="compute_dtype"):
+            Qwen3Model.from_pretrained(GOLDEN / "tied", **arguments)
 
 
 def test_logits_match_transformers(model: Qwen3Model, folder: Path) -> None:

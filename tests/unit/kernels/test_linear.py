@@ -5,22 +5,37 @@ import pytest
 from max.dtype import DType
 from max.graph import ops
 
+from python_layer.utils.cpu import multiplies_bfloat16
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor, to_dtype
 
-WEIGHT_TYPES = [DType.float32, DType.bfloat16, DType.float16]
+TYPES = [(FLOAT, DType.float32), (FLOAT, DType.bfloat16), (FLOAT, DType.float16)]
+"""Of x and of w."""
+if multiplies_bfloat16():
+    TYPES.append((DType.bfloat16, DType.bfloat16))
 
 
-@pytest.fixture(scope="module", params=WEIGHT_TYPES, ids=lambda dtype: dtype.name)
-def weight_type(request: pytest.FixtureRequest) -> DType:
+@pytest.fixture(scope="module", params=TYPES, ids=lambda types: f"{types[0].name}-{types[1].name}")
+def types(request: pytest.FixtureRequest) -> tuple[DType, DType]:
     return request.param
 
 
 @pytest.fixture(scope="module")
-def run(weight_type: DType) -> OpRunner:
+def weight_type(types: tuple[DType, DType]) -> DType:
+    return types[1]
+
+
+def rounded(x: np.ndarray, types: tuple[DType, DType]) -> np.ndarray:
+    """x as the kernel gets it, in float64."""
+    return to_dtype(x, types[0])[1].astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def run(types: tuple[DType, DType]) -> OpRunner:
     """x, w, bias, rows -> linear, linear_bias, gather_rows."""
 
     def build(values):
         x, w, bias, rows = (value.tensor for value in values)
+        x = ops.cast(x, types[0])
         out = tensor(FLOAT, "T", "N")
         return [
             ops.custom("mili.linear", DEVICE, [x, w], [out])[0],
@@ -28,7 +43,7 @@ def run(weight_type: DType) -> OpRunner:
             ops.custom("mili.gather_rows", DEVICE, [w, rows], [tensor(FLOAT, "R", "K")])[0],
         ]
 
-    inputs = [tensor(FLOAT, "T", "K"), tensor(weight_type, "N", "K"), tensor(FLOAT, "N"), tensor(INT, "R")]
+    inputs = [tensor(FLOAT, "T", "K"), tensor(types[1], "N", "K"), tensor(FLOAT, "N"), tensor(INT, "R")]
     return OpRunner(inputs, build)
 
 
@@ -36,17 +51,18 @@ SHAPES = [(1, 1, 1), (1, 3, 5), (2, 4, 16), (3, 7, 17), (5, 64, 33), (6, 65, 100
 
 
 @pytest.mark.parametrize(("rows", "outputs", "inputs"), SHAPES)
-def test_matches_reference(run: OpRunner, weight_type: DType, rows: int, outputs: int, inputs: int) -> None:
+def test_matches_reference(run: OpRunner, types: tuple[DType, DType], rows: int, outputs: int, inputs: int) -> None:
     rng = np.random.default_rng([rows, outputs, inputs])
     x = rng.standard_normal((rows, inputs)).astype(np.float32)
     bias = rng.standard_normal(outputs).astype(np.float32)
-    w, exact = to_dtype(rng.standard_normal((outputs, inputs)), weight_type)
+    w, exact = to_dtype(rng.standard_normal((outputs, inputs)), types[1])
     chosen = rng.integers(0, outputs, 9).astype(np.int32)
 
     linear, with_bias, gathered = run(x, w, bias, chosen)
 
-    expected = x.astype(np.float64) @ exact.T
-    tolerance = 1e-6 * (np.abs(x).astype(np.float64) @ np.abs(exact).T)
+    x = rounded(x, types)
+    expected = x @ exact.T
+    tolerance = 1e-6 * (np.abs(x) @ np.abs(exact).T)
     assert (np.abs(linear - expected) <= tolerance).all()
     assert (np.abs(with_bias - expected - bias) <= tolerance + 1e-6).all()
     np.testing.assert_array_equal(gathered, exact[chosen].astype(np.float32))
@@ -70,9 +86,9 @@ def test_a_row_never_depends_on_its_neighbours(run: OpRunner, weight_type: DType
         np.testing.assert_array_equal(run(x[begin:end], w, bias, none)[1], whole[begin:end])
 
 
-def test_large_enough_for_threads(run: OpRunner, weight_type: DType) -> None:
+def test_large_enough_for_threads(run: OpRunner, types: tuple[DType, DType]) -> None:
     rng = np.random.default_rng(2)
     x = rng.standard_normal((33, 512)).astype(np.float32)
-    w, exact = to_dtype(rng.standard_normal((3001, 512)), weight_type)
+    w, exact = to_dtype(rng.standard_normal((3001, 512)), types[1])
     linear = run(x, w, np.zeros(3001, np.float32), np.zeros(0, np.int32))[0]
-    np.testing.assert_allclose(linear, x.astype(np.float64) @ exact.T, atol=2e-4)
+    np.testing.assert_allclose(linear, rounded(x, types) @ exact.T, atol=2e-4)
