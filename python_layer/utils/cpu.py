@@ -29,14 +29,14 @@ def multiplies_bfloat16() -> bool:
 
 
 def vector_isa() -> str:
-    """The vector instructions the kernels are compiled to here: avx512-bf16, avx512, avx2, neon or portable.
+    """The vector instructions the kernels are compiled to here: avx512, avx2, neon or portable.
 
     The compiler targets the machine it runs on, with the widest float32 vectors that it has.
     """
     description = cpu_description()
     flags = f"{description.get('flags', '')} {description.get('Features', '')}".split()
     if "avx512f" in flags:
-        return "avx512-bf16" if multiplies_bfloat16() else "avx512"
+        return "avx512"
     if "avx2" in flags:
         return "avx2"
     if platform.machine() in ("aarch64", "arm64"):
