@@ -39,12 +39,14 @@ class Handlers:
         model: Its name, tokenizer and chat template.
         engine: Generates.
         settings: Defaults of what a request leaves out.
+        memory: What the memory goes to, in words.
     """
 
-    def __init__(self, model: Qwen3Model, engine: InferenceEngine, settings: Settings) -> None:
+    def __init__(self, model: Qwen3Model, engine: InferenceEngine, settings: Settings, memory: str = "") -> None:
         self._model = model
         self._settings = settings
         self.engine = engine
+        self.memory = memory
 
     @property
     def model_name(self) -> str:

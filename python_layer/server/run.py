@@ -22,8 +22,8 @@ def service_of(settings: Settings) -> Service:
 
     def load(progress: Report) -> Handlers:
         model = load_model(settings, progress)
-        print(memory_summary(model, settings), file=sys.stderr)
-        return Handlers(model, build_engine(model, settings), settings)
+        memory = memory_summary(model, settings)
+        return Handlers(model, build_engine(model, settings), settings, memory)
 
     return Service(load, settings.max_waiting)
 
@@ -72,7 +72,7 @@ def run_server(settings: Settings) -> int:
             print(f"mili: error: {service.failure}", file=sys.stderr)
             server.should_exit = True
         elif not server.should_exit:
-            print(_welcome(service.handlers.model_name, url), file=sys.stderr)
+            print(_welcome(service.handlers, url), file=sys.stderr)
 
     threading.Thread(target=announce, daemon=True).start()
     server.run()
@@ -89,9 +89,9 @@ def _show_loading(service: Service) -> None:
                 bar.update(task, description="Loading weights", completed=service.loaded, total=1.0)
 
 
-def _welcome(name: str, url: str) -> str:
+def _welcome(handlers: Handlers, url: str) -> str:
     body = '{"messages": [{"role": "user", "content": "What is the capital of France?"}]}'
     return (
-        f"\nServing {name} on {url} (API: {url}/docs). Try:\n\n"
+        f"{handlers.memory}\n\nServing {handlers.model_name} on {url} (API: {url}/docs). Try:\n\n"
         f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n"
     )
