@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from python_layer.model.generation import encode_prompt
 from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.tokenizer import ChatTemplate
 from python_layer.utils.errors import InvalidRequestError, TokenizerError
@@ -105,18 +106,24 @@ class Chat:
 
     def _stream(self, prompt: str) -> Iterator[str]:
         began, settings = time.perf_counter(), self._settings
-        first = 0.0
-        for step in self._model.generate_stream(
-            prompt,
-            max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-        ):
-            first = first or time.perf_counter() - began
-            self._tokens += 1
-            yield step.text or ""
-        self._first_seconds, self._seconds = first, self._seconds + time.perf_counter() - began
+        ids = encode_prompt(self._model.tokenizer, prompt)
+        left = self._model.config.max_position_embeddings - len(ids)
+        if left < 1:
+            raise InvalidRequestError("the conversation fills the model's context; /reset begins anew")
+        self._first_seconds = 0.0
+        try:
+            for step in self._model.generate_stream(
+                ids,
+                max_tokens=min(settings.max_tokens, left),
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                top_k=settings.top_k,
+            ):
+                self._first_seconds = self._first_seconds or time.perf_counter() - began
+                self._tokens += 1
+                yield step.text or ""
+        finally:
+            self._seconds += time.perf_counter() - began
 
     def _messages(self) -> list[dict[str, str]]:
         opening = [{"role": "system", "content": self._system}] if self._system else []

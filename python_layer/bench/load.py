@@ -59,10 +59,10 @@ async def at_server(url: str, load: Load, progress: Callable[[], None], model: s
     except ImportError:
         raise ConfigError("a load over HTTP needs httpx: pip install 'mili[bench]'") from None
     limits = httpx.Limits(max_connections=load.concurrent, max_keepalive_connections=load.concurrent)
-    async with httpx.AsyncClient(base_url=url.removesuffix("/v1"), limits=limits, timeout=600) as client:
+    async with httpx.AsyncClient(base_url=url.rstrip("/").removesuffix("/v1"), limits=limits, timeout=600) as client:
 
         async def ask(number: int) -> Measured | None:
-            rng = random.Random(number)
+            rng = random.Random(f"{load.seed} {number}")
             leaving = rng.randint(0, load.max_tokens // 2) if rng.random() < load.leave else None
             return await _ask(client, load, number, leaving, model)
 
@@ -121,6 +121,8 @@ async def at_engine(
         first, tokens = 0.0, 0
         output: Output
         async for output in engine.generate(request):
+            if output.finish_reason in ("timeout", "abort"):
+                raise ConfigError(f"the request ended by {output.finish_reason}")
             first = first or time.perf_counter() - began
             tokens += len(output.tokens)
         return Measured(first, time.perf_counter() - began, tokens)

@@ -1,5 +1,6 @@
 """The engine: a loop on its own thread that advances every request by one step of the model at a time."""
 
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -21,6 +22,8 @@ from python_layer.model.generation import check_prompt, check_token_ids
 from python_layer.model.sampler import SampledToken, SamplingRow
 from python_layer.tokenizer import QwenTokenizer
 from python_layer.utils.errors import EngineStoppedError, InvalidRequestError
+
+LOG = logging.getLogger(__name__)
 
 
 class EngineModel(Protocol):
@@ -111,7 +114,7 @@ class InferenceEngine:
         self._check(request)
         with self._wake:
             if self._closed:
-                why = f"has failed: {self.failure}" if self.failure else "is shutting down and takes no new requests"
+                why = f"has failed: {self.failure!r}" if self.failure else "is shutting down and takes no new requests"
                 raise EngineStoppedError(f"the engine {why}")
             if request.request_id in self._open:
                 raise InvalidRequestError(f"request_id {request.request_id!r} is under way already", "request_id")
@@ -202,11 +205,12 @@ class InferenceEngine:
             while self._take_arrivals():
                 self._step()
         except Exception as error:
+            LOG.exception("the engine failed")
             self.failure = error
         with self._wake:
             self._closed = True
         self._admit_arrivals()
-        why = f"the engine has failed: {self.failure}" if self.failure else "the engine was shut down"
+        why = f"the engine has failed: {self.failure!r}" if self.failure else "the engine was shut down"
         for answer in list(self._answers.values()):
             answer.give_up("abort", EngineStoppedError(why))
             self._close(answer.sequence)

@@ -157,7 +157,7 @@ class ContinuousBatchScheduler:
                 self.cache.free(sequence)
                 break
             self.swap.restore(sequence, self.cache.page_size)
-            if not sequence.preemptions:
+            if not sequence.preemptions and not sequence.generated:
                 sequence.prefix_hit = sequence.computed
                 self.cache.count_prefix(sequence)
             sequence.status = Status.RUNNING
@@ -190,7 +190,7 @@ class ContinuousBatchScheduler:
         now, limit = self.clock(), self.config.queue_timeout
         late = [s for s in [*self.running, *self.waiting] if s.deadline is not None and now >= s.deadline]
         if limit is not None:
-            never_ran = (s for s in self.waiting if not s.preemptions and s not in late)
+            never_ran = (s for s in self.waiting if not s.preemptions and not s.generated and s not in late)
             late += [s for s in never_ran if now - s.arrival >= limit]
         return late
 

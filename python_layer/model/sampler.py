@@ -123,9 +123,11 @@ class Sampler:
             (p.temperature, p.top_p, p.min_p, p.repetition_penalty, p.presence_penalty, p.frequency_penalty)
             for p in (row.params for row in rows)
         ]
+        source = Buffer.from_numpy(logits) if isinstance(logits, np.ndarray) else logits
+        vocab = source.shape[1]
         arrays = (
             np.array(params, np.float32),
-            np.array([row.params.top_k for row in rows], np.int32),
+            np.array([min(row.params.top_k, vocab) for row in rows], np.int32),
             np.array([uniform_draw(row.seed, row.index) if row.params.temperature else 0.0 for row in rows]),
             np.array([-1 if row.logprobs is None else row.logprobs for row in rows], np.int32),
             np.cumsum([0, *map(len, edits)], dtype=np.int32),
@@ -134,10 +136,8 @@ class Sampler:
             np.array([seen for _, _, seen, _ in flat], np.int32),
             np.array([count for _, _, _, count in flat], np.int32),
         )
-        source = Buffer.from_numpy(logits) if isinstance(logits, np.ndarray) else logits
         outputs = self._model.execute(source, *(Buffer.from_numpy(array) for array in arrays))
         tokens, logprobs, top_ids, top_logprobs = (output.to_numpy() for output in outputs)
-        vocab = source.shape[1]
         sampled = []
         for r, row in enumerate(rows):
             if row.logprobs is None:

@@ -15,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from python_layer.server.errors import error_response, http_error_response, validation_response
+from python_layer.server.errors import ModelNotFoundError, error_response, http_error_response, validation_response
 from python_layer.server.plain import PlainResponse
 from python_layer.server.responses import Response as Answers
 from python_layer.server.schemas import (
@@ -101,7 +101,7 @@ def _add_state_routes(app: FastAPI, service: Service) -> None:
     async def model(name: str) -> dict[str, Any]:
         """The model of that name."""
         if name != service.handlers.model_name:
-            raise HTTPException(404, f"model {name!r} is not served; this is {service.handlers.model_name!r}")
+            raise ModelNotFoundError(f"model {name!r} is not served; this is {service.handlers.model_name!r}", "model")
         return _model(name)
 
 

@@ -104,4 +104,7 @@ def _body(message: str, status: int, code: str, param: str | None, request_id: s
     kind = {404: "not_found_error", 408: "timeout_error", 429: "rate_limit_error"}.get(
         status, "invalid_request_error" if status < 500 else "server_error"
     )
+    # What a client sent may hold lone surrogates, which are no JSON.
+    message = message.encode(errors="replace").decode()
+    param = None if param is None else param.encode(errors="replace").decode()
     return {"error": {"message": message, "type": kind, "param": param, "code": code, "request_id": request_id}}

@@ -73,7 +73,7 @@ class Handlers:
                     "echo with logprobs reports the prompt's own; leave one out", "prompt_logprobs"
                 )
             scored = body.logprobs
-        echo = [self._text(ids) for ids in prompts] if body.echo else None
+        echo = [self._text(ids, "prompt") for ids in prompts] if body.echo else None
         requests = self._requests(prompts, body, body.max_tokens, body.logprobs, scored)
         form = self._form("cmpl", body, request_id, echo)
         tokenizer = self._model.tokenizer
@@ -90,7 +90,7 @@ class Handlers:
             raise InvalidRequestError("top_logprobs needs logprobs to be true", "top_logprobs")
         if body.max_tokens is not None and body.max_completion_tokens is not None:
             raise InvalidRequestError("max_tokens and max_completion_tokens are the same; give one", "max_tokens")
-        ids = await self._ids(await self._render(body.messages, body.chat_template_kwargs))
+        ids = await self._ids(await self._render(body.messages, body.chat_template_kwargs), param="messages")
         wanted = (body.top_logprobs or 0) if body.logprobs else None
         most = body.max_completion_tokens or body.max_tokens
         requests = self._requests([ids], body, most, wanted, body.prompt_logprobs)
@@ -126,7 +126,7 @@ class Handlers:
             InvalidRequestError: There is no tokenizer, or it does not know a token.
         """
         check_token_ids(self._model.config, "tokens", body.tokens)
-        return {"text": self._text(body.tokens)}
+        return {"text": self._text(body.tokens, "tokens")}
 
     async def apply_template(self, body: TemplateRequest) -> dict[str, str]:
         """The prompt that a conversation becomes.
@@ -135,7 +135,14 @@ class Handlers:
             TokenizerError: The model has no chat template, or it refuses the conversation.
         """
         arguments = body.chat_template_kwargs | {"add_generation_prompt": body.add_generation_prompt}
-        return {"prompt": await self._render(body.messages, arguments)}
+        prompt = await self._render(body.messages, arguments)
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequestError(
+                "the messages hold a lone surrogate; they must be valid Unicode", "messages"
+            ) from None
+        return {"prompt": prompt}
 
     def _check(self, body: GenerationFields) -> None:
         if body.model is not None and body.model != self.model_name:
@@ -170,13 +177,13 @@ class Handlers:
 
         return await to_thread.run_sync(encode)
 
-    def _text(self, ids: list[int]) -> str:
+    def _text(self, ids: list[int], param: str) -> str:
         tokenizer = self._model.tokenizer
         if tokenizer is None:
-            raise InvalidRequestError("the checkpoint has no tokenizer, so tokens have no text")
+            raise InvalidRequestError("the checkpoint has no tokenizer, so tokens have no text", param)
         unknown = next((token for token in ids if token not in tokenizer), None)
         if unknown is not None:
-            raise InvalidRequestError(f"token id {unknown} has no text: the tokenizer does not know it", "tokens")
+            raise InvalidRequestError(f"token id {unknown} has no text: the tokenizer does not know it", param)
         return tokenizer.decode(ids)
 
     def _form(self, prefix: str, body: GenerationFields, request_id: str, echo: list[str] | None = None) -> Form:
@@ -208,6 +215,11 @@ class Handlers:
             frequency_penalty=body.frequency_penalty,
             logit_bias=_bias(body.logit_bias),
         )
+        if len(prompts) > self._settings.max_waiting:
+            raise InvalidRequestError(
+                f"{len(prompts)} prompts are more than the {self._settings.max_waiting} that may wait; send fewer",
+                "prompt",
+            )
         made = []
         for ids in prompts:
             params = GenerationParams(

@@ -149,7 +149,8 @@ class Response:
 
     def _prompt(self, index: int) -> JSON:
         """A choice's log-probabilities of its prompt, where they were asked for by that name."""
-        if self._params.prompt_logprobs is None or self._form.echo is not None:
+        in_echo = self._form.echo is not None and self._params.logprobs is not None
+        if self._params.prompt_logprobs is None or in_echo:
             return {}
         number = index // self._params.n
         tokens = self._requests[number].prompt

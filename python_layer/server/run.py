@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from types import FrameType
 
 import uvicorn
@@ -44,7 +45,8 @@ class Server(uvicorn.Server):
         """SIGINT and SIGTERM."""
         if self.should_exit:
             self.force_exit = True
-            self._service.stop()
+            # Not here: this frame may have interrupted one that holds the engine's lock.
+            threading.Thread(target=self._service.stop, daemon=True).start()
         self._service.drain()
         super().handle_exit(sig, frame)
 
@@ -56,7 +58,6 @@ def run_server(settings: Settings) -> int:
         The process's exit code: 1 if the model can't be loaded.
     """
     service = service_of(settings)
-    url = f"http://{settings.host}:{settings.port}"
     config = uvicorn.Config(
         create_app(service),
         host=settings.host,
@@ -69,10 +70,12 @@ def run_server(settings: Settings) -> int:
     def announce() -> None:
         _show_loading(service)
         if service.failure is not None:
-            print(f"mili: error: {service.failure}", file=sys.stderr)
             server.should_exit = True
-        elif not server.should_exit:
-            print(_welcome(service.handlers, url), file=sys.stderr)
+            return
+        while not (server.started or server.should_exit):
+            time.sleep(0.01)
+        if not server.should_exit:
+            print(_welcome(service.handlers, _url(server)), file=sys.stderr)
 
     threading.Thread(target=announce, daemon=True).start()
     server.run()
@@ -87,6 +90,12 @@ def _show_loading(service: Service) -> None:
         while not service.wait(0.1):
             if service.loaded:
                 bar.update(task, description="Loading weights", completed=service.loaded, total=1.0)
+
+
+def _url(server: uvicorn.Server) -> str:
+    """Where the server listens; port 0 has become one that was free."""
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _welcome(handlers: Handlers, url: str) -> str:

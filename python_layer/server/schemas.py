@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -30,6 +30,12 @@ class GenerationFields(BaseModel):
     """
 
     model_config = STRICT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        """A field that is null is as one that is left out."""
+        return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
 
     model: str | None = Field(None, description="Name of the model, as /v1/models lists it.")
     max_tokens: int | None = Field(None, ge=1, description="Most tokens of an answer.")
@@ -102,7 +108,9 @@ class ChatCompletionRequest(GenerationFields):
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, description="OpenAI's newer name of max_tokens.")
     logprobs: bool = Field(False, description="Report the log-probability of each token.")
-    top_logprobs: int | None = Field(None, description="Likeliest tokens to report with each token, up to 20.")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=20, description="Likeliest tokens to report with each token, up to 20."
+    )
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description='Variables of the chat template, such as {"enable_thinking": false}.'
     )

@@ -52,7 +52,8 @@ class Service:
     @property
     def state(self) -> State:
         """What the server can do now."""
-        if self.failure is not None or (self._handlers is not None and not self._handlers.engine.alive):
+        engine_failed = self._handlers is not None and self._handlers.engine.failure is not None
+        if self.failure is not None or engine_failed:
             return "failed"
         if self._draining:
             return "draining"
@@ -116,11 +117,16 @@ class Service:
 
     def _run(self) -> None:
         try:
-            self._handlers = self._load(self._progress)
+            handlers = self._load(self._progress)
+            if self._draining:  # told to end meanwhile
+                handlers.engine.shutdown(drain=False)
+            self._handlers = handlers
+        except MiliError as error:
+            self.failure = error
+            LOG.error("mili: error: %s", error)
         except Exception as error:
             self.failure = error
-            if not isinstance(error, MiliError):
-                LOG.exception("loading failed")
+            LOG.exception("loading failed")
         self._settled.set()
 
     def _progress(self, done: int, total: int) -> None:

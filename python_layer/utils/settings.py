@@ -95,20 +95,23 @@ def settings_and_sources(flags: dict[str, Any], config_dir: Path = CONFIG_DIR) -
     if unknown:
         raise ConfigError(f"the environment sets {unknown[0]}, which is no setting; known are {', '.join(keys)}")
     given = {name: value for name, value in flags.items() if value is not None}
-    profile = given.get("profile", os.environ.get(f"{PREFIX}PROFILE"))
-    files = [config_dir / name for name in FILES]
-    if profile is not None:
-        files.append(config_dir / "profiles" / f"{profile}.yaml")
     values: dict[str, Any] = {}
     sources = dict.fromkeys(Settings.model_fields, "default")
-    for file in files:
-        read = _read(file)
-        values |= read
-        sources |= dict.fromkeys(read, str(file.relative_to(config_dir.parent)))
+
+    def read(file: Path) -> None:
+        found = _read(file)
+        values.update(found)
+        sources.update(dict.fromkeys(found, str(file.relative_to(config_dir.parent))))
+
+    for name in FILES:
+        read(config_dir / name)
+    profile = given.get("profile", os.environ.get(f"{PREFIX}PROFILE", values.get("profile")))
+    if profile is not None:
+        read(config_dir / "profiles" / f"{profile}.yaml")
     from_environment = {name: variable for variable, name in keys.items() if variable in os.environ}
     sources |= from_environment | {name: f"--{name.replace('_', '-')}" for name in given}
     values = {name: value for name, value in values.items() if name not in from_environment}
-    return _validated(values | given, "the settings"), sources
+    return _validated(values | given, sources), sources
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -122,13 +125,13 @@ def _read(file: Path) -> dict[str, Any]:
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{file} must hold an object of settings")
-    _validated(values, str(file))
+    _validated(values, dict.fromkeys(values, str(file)), _env_prefix="no variable begins like this")
     return values
 
 
-def _validated(values: dict[str, Any], origin: str) -> Settings:
+def _validated(values: dict[str, Any], sources: dict[str, str], **options: Any) -> Settings:
     try:
-        return Settings(**values)
+        return Settings(**values, **options)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{origin}: {problems}; known keys are {', '.join(Settings.model_fields)}") from None
+        problems = "; ".join(f"{sources.get(str(e['loc'][0]), '')}: {e['loc'][0]}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{problems}; known keys are {', '.join(Settings.model_fields)}") from None

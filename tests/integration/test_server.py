@@ -77,6 +77,7 @@ def test_token_ids_and_seed(client: openai.OpenAI, model: str) -> None:
         ({"prompt": "x", "stream_options": {"include_usage": True}}, "stream_options"),
         ({"prompt": "x", "stream": True, "prompt_logprobs": 1}, "prompt_logprobs"),
         ({"prompt": "x", "best_of": 2}, "best_of"),
+        ({"prompt": ["x"] * 2000}, "prompt"),
         ({"prompt": "x", "temperature": "1"}, "temperature"),
     ],
 )
@@ -335,3 +336,54 @@ def test_the_examples_of_the_docs_work(url: str, client: openai.OpenAI) -> None:
             assert post(client, route, described["components"]["schemas"][name]["examples"][0])
             tried += 1
     assert tried == 6
+
+
+def test_null_is_as_nothing(client: openai.OpenAI, model: str) -> None:
+    body = {
+        "model": model,
+        "messages": MESSAGES,
+        "max_tokens": 3,
+        "n": None,
+        "stream": None,
+        "stop": None,
+        "user": None,
+    }
+    assert post(client, "/v1/chat/completions", body)["choices"][0]["message"]["content"]
+
+
+def test_values_beyond_machine_numbers_do_no_harm(url: str, client: openai.OpenAI, model: str) -> None:
+    huge = {
+        "model": model,
+        "prompt": "x",
+        "max_tokens": 2,
+        "top_k": 3_000_000_000,
+        "temperature": 1,
+        "priority": 10**30,
+    }
+    assert post(client, "/v1/completions", huge)["usage"]["completion_tokens"] == 2
+    assert health(url)["status"] == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "param"),
+    [
+        ("/v1/chat/completions", {"messages": MESSAGES, "chat_template_kwargs": {"self": 1}}, "messages"),
+        ("/v1/chat/completions", {"messages": MESSAGES, "chat_template_kwargs": {"tools": []}}, "chat_template_kwargs"),
+        ("/v1/chat/completions", {"messages": MESSAGES, "top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
+        ("/apply-template", {"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
+        ("/detokenize", {"tokens": [99999]}, "tokens"),
+        ("/v1/completions", {"prompt": "x", "\ud800": 1}, "?"),
+        ("/tokenize", {"text": "\ud800"}, "text"),
+    ],
+)
+def test_what_is_wrong_has_a_status(client: openai.OpenAI, route: str, body: dict, param: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        post(client, route, body)
+    assert caught.value.code == 400
+    assert json.load(caught.value)["error"]["param"] == param
+
+
+def test_echo_keeps_prompt_logprobs_that_were_asked_for(client: openai.OpenAI, model: str) -> None:
+    body = {"model": model, "prompt": [5, 6, 7], "echo": True, "prompt_logprobs": 1, "max_tokens": 1}
+    assert len(post(client, "/v1/completions", body)["choices"][0]["prompt_logprobs"]) == 3

@@ -46,8 +46,13 @@ def test_a_wrong_file_is_named(folder: Path, text: str, named: str) -> None:
 @pytest.mark.parametrize(("name", "value"), [("MILI_PROT", "1"), ("MILI_PORT", "many"), ("MILI_PROFILE", "test")])
 def test_a_wrong_variable_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=name if name == "MILI_PROT" else name.removeprefix("MILI_").lower()):
+    with pytest.raises(ConfigError, match=name):
         load_settings({}, folder)
+
+
+def test_a_file_may_choose_the_profile(folder: Path) -> None:
+    (folder / "server_config.yaml").write_text("profile: staging\n")
+    assert load_settings({}, folder).max_waiting == 12
 
 
 @pytest.mark.parametrize("profile", ["development", "staging", "production"])

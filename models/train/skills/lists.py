@@ -10,7 +10,7 @@ COUNTS = "zero one two three four five six seven eight".split()
 
 def _numbers(rng: Random) -> list[int]:
     top = rng.choice([10, 100, 100, 1000])
-    return rng.sample(range(top), rng.randint(3, 6))
+    return rng.sample(range(top), rng.randint(3, 5))
 
 
 def _words(rng: Random) -> list[str]:

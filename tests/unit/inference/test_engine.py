@@ -98,6 +98,21 @@ def test_10000_random_requests(swap_slots: int) -> None:
                 assert parts[-1].finish_reason == "length"
 
 
+def test_answers_that_have_begun_are_not_timed_out_in_the_queue() -> None:
+    model = MockModel(64, delay=0.01)
+    with running(64, model=model, max_running=1, queue_timeout=0.15) as engine:
+        [answers] = engine.generate_batch([[1, 2, 3]], GenerationParams(max_tokens=30, n=2, ignore_eos=True))
+    assert [answer.finish_reason for answer in answers] == ["length", "length"]
+
+
+def test_a_failure_of_the_model_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    model = MockModel(64)
+    model.step = lambda batch, rows: 1 / 0  # type: ignore[method-assign]
+    with running(64, model=model) as engine, pytest.raises(EngineStoppedError, match="ZeroDivisionError"):
+        engine.generate_batch([[1]], GenerationParams(max_tokens=2))
+    assert "the engine failed" in caplog.text
+
+
 def test_pages_that_were_swapped_are_not_computed_again() -> None:
     rng = random.Random(3)
     prompts = [[rng.randrange(VOCAB) for _ in range(30)] for _ in range(24)]
