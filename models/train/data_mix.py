@@ -17,7 +17,7 @@ from models.train.skills.topics import topics
 
 # Shares of the scripts; what is hard to learn comes more often.
 SHARES: dict[Skill, float] = {
-    one_sum: 20, many_sums: 9, facts: 18, topics: 10, smalltalk: 6, unknown: 4, lists: 20, copy: 16, extraction: 8,
+    one_sum: 20, many_sums: 9, facts: 18, topics: 10, smalltalk: 6, unknown: 4, lists: 44, copy: 16, extraction: 8,
     tools: 7, memory: 12, stories: 3,
 }  # fmt: skip
 PLAIN_SYSTEM = (
@@ -87,7 +87,7 @@ def training_conversation(rng: Random) -> Conversation:
     """A conversation to learn from, cut off after one of the assistant's messages."""
     skills, weights = list(SHARES), list(SHARES.values())
     thinking = rng.random() < 0.35
-    style = rng.choices(["", "capitals", "word"], [80, 8, 12])[0]
+    style = rng.choices(["", "capitals", "word"], [74, 13, 13])[0]
     count = rng.choices([1, 2, 4, rng.randint(6, 20)], [70, 20, 8, 2])[0]
     scripts: list[Script] = []
     while len(scripts) < count:

@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("build/train/data.npz"))
     parser.add_argument("--checkpoint", type=Path, default=Path("build/train/checkpoint.pt"))
     parser.add_argument("--model-dir", type=Path, default=MODEL_DIR)
-    parser.add_argument("--steps", type=int, default=2750)
+    parser.add_argument("--steps", type=int, default=2950)
     parser.add_argument("--batch", type=int, default=12288, help="tokens per step")
     parser.add_argument("--part", type=int, default=4096, help="tokens per forward pass")
     parser.add_argument("--lr", type=float, default=2e-3)
