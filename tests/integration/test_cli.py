@@ -143,7 +143,7 @@ def test_broken_folders_give_one_line_and_exit_code_1(checkpoint: Path, kind: st
         ([], "a prompt or --token-ids"),
         (["x", "--token-ids", "1"], "a prompt or --token-ids"),
         (["--token-ids", "1,x"], "--token-ids"),
-        (["--token-ids", "320"], "from 0 to 319"),
+        (["--token-ids", "2048"], "from 0 to 2047"),
         (["x", "--max-tokens", "4096"], "4096"),
         (["x", "--max-tokens", "0"], "max_tokens"),
         (["x", "--temperature", "-1"], "temperature"),
