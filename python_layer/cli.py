@@ -270,11 +270,19 @@ def _bench_engine(settings: Settings, load: "Load", progress: Callable[[], None]
     from python_layer.inference.build import build_engine
     from python_layer.model.generation import encode_prompt
     from python_layer.model.loading import load_model
+    from python_layer.tokenizer import ChatTemplate
 
     model = load_model(settings)
+    template = ChatTemplate.from_pretrained(model.folder)
+
+    def encode(question: str) -> list[int]:
+        """As the server does with a chat's first message."""
+        chat = [{"role": "user", "content": question}]
+        return encode_prompt(model.tokenizer, template.render(chat, enable_thinking=settings.enable_thinking))
+
     engine = build_engine(model, settings)
     try:
-        return asyncio.run(at_engine(engine, lambda text: encode_prompt(model.tokenizer, text), load, progress))
+        return asyncio.run(at_engine(engine, encode, load, progress))
     finally:
         engine.shutdown()
 
