@@ -162,7 +162,7 @@ def serve(
     model: Annotated[str | None, _panel("Model", "Checkpoint folder or hub id; default: models/mili-tiny.")] = None,
     dtype: Annotated[str | None, _panel("Model", "Type of the matrices: auto, float32, bfloat16 or float16.")] = None,
     kv_dtype: Annotated[str | None, _panel("Model", "Type of the KV cache: auto, float32 or bfloat16.")] = None,
-    compute_dtype: Annotated[str | None, _panel("Model", "float32, or bfloat16 on CPUs with AVX512-BF16.")] = None,
+    compute_dtype: Annotated[str | None, _panel("Model", "auto (bfloat16 on CPUs with AVX512-BF16), float32, bfloat16.")] = None,
     page_size: Annotated[int | None, _panel("Model", "Positions per page of the KV cache.")] = None,
     kv_cache_memory: Annotated[float | None, _panel("Engine", "GiB of the KV cache; default: by free memory.")] = None,
     swap_memory: Annotated[float | None, _panel("Engine", "GiB for pages of preempted requests; 0 recomputes.")] = None,

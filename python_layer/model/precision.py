@@ -6,7 +6,7 @@ from python_layer.utils.errors import ConfigError
 
 MATRIX_DTYPES = ("float32", "bfloat16", "float16")
 CACHE_DTYPES = ("float32", "bfloat16")
-COMPUTE_DTYPES = ("float32", "bfloat16")
+COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
 
 def resolve_dtypes(config: Qwen3Config, dtype: str, kv_dtype: str) -> tuple[str, str]:
@@ -30,19 +30,22 @@ def resolve_dtypes(config: Qwen3Config, dtype: str, kv_dtype: str) -> tuple[str,
     return matrices, "float32" if matrices == "float32" else "bfloat16"
 
 
-def check_compute_dtype(compute_dtype: str, dtype: str) -> None:
-    """Refuses a type of products that is unknown, or that matrices or CPU do not allow.
+def resolve_compute_dtype(compute_dtype: str, dtype: str) -> str:
+    """The type of the numbers that are multiplied with matrices; sums are float32 always.
 
     Args:
-        compute_dtype: float32, or bfloat16.
+        compute_dtype: float32, bfloat16, or "auto": bfloat16 where matrices and CPU allow it, else float32.
         dtype: Type of the matrices.
 
     Raises:
-        ConfigError: Says what would be right.
+        ConfigError: Another value, or bfloat16 where it is not possible; says what would be right.
     """
     if compute_dtype not in COMPUTE_DTYPES:
         raise ConfigError(f"compute_dtype is {compute_dtype!r}; supported are {', '.join(COMPUTE_DTYPES)}")
+    if compute_dtype == "auto":
+        return "bfloat16" if dtype == "bfloat16" and multiplies_bfloat16() else "float32"
     if compute_dtype == "bfloat16" and dtype != "bfloat16":
         raise ConfigError(f"compute_dtype bfloat16 needs bfloat16 matrices, but they are {dtype}; see --dtype")
     if compute_dtype == "bfloat16" and not multiplies_bfloat16():
         raise ConfigError("compute_dtype bfloat16 needs a CPU with AVX512-BF16, which this one lacks; take float32")
+    return compute_dtype

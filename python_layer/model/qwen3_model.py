@@ -19,7 +19,7 @@ from python_layer.model.generation import GeneratedToken, Generation, Generator
 from python_layer.model.graph import ModelGraph
 from python_layer.model.kernels import default_cache_dir
 from python_layer.model.kv_cache import KVCacheLayout
-from python_layer.model.precision import check_compute_dtype, resolve_dtypes
+from python_layer.model.precision import resolve_compute_dtype, resolve_dtypes
 from python_layer.model.sampler import Sampler
 from python_layer.model.sampling import SamplingParams
 from python_layer.model.weight_loader import LoadedWeights, WeightLoader
@@ -57,7 +57,8 @@ class Qwen3Model:
             Activations are float32.
         kv_dtype: Type of the KV cache: auto (float32 beside float32 matrices, else bfloat16), float32 or bfloat16.
         compute_dtype: What is multiplied with the matrices: float32, or, on CPUs with AVX512-BF16 and with bfloat16
-            matrices, bfloat16, which is nearly twice as fast for prompts and batches. Sums are float32.
+            matrices, bfloat16, which is nearly twice as fast for prompts and batches, or auto: the faster one of
+            what is possible. Sums are float32.
         page_size: Positions per page of the KV cache.
         cache_dir: Folder of compiled kernels and graphs; the default is the user's cache folder.
 
@@ -83,13 +84,14 @@ class Qwen3Model:
             raise ConfigError(f"page_size is {page_size}; it must be 1 or more")
         self.config = config
         self.dtype, self.kv_dtype = resolve_dtypes(config, dtype, kv_dtype)
-        check_compute_dtype(compute_dtype, self.dtype)
+        self.compute_dtype = resolve_compute_dtype(compute_dtype, self.dtype)
         self.layout = KVCacheLayout.of(config, page_size, DType[self.kv_dtype])
         self.folder = weight_loader.path
         specs, unused = weight_specs(config), ignored_tensors(config)
         weight_loader.check(specs, unused=unused)  # before a long compilation
         cache = CompileCache(cache_dir or default_cache_dir())
-        compiled, cached = cache.get(ModelGraph(config, self.layout, DType[self.dtype], compute_dtype == "bfloat16"))
+        graph = ModelGraph(config, self.layout, DType[self.dtype], paired=self.compute_dtype == "bfloat16")
+        compiled, cached = cache.get(graph)
         self.sampler = Sampler(cache)
         compiled_at = time.perf_counter()
         self._weights = weight_loader.load(specs, self.dtype, unused=unused)

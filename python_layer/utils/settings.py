@@ -29,8 +29,8 @@ class Settings(BaseSettings):
     model: str | None = Field(None, description="Checkpoint folder or hub id; none is models/mili-tiny.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Type of the matrices.")
     kv_dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Type of the KV cache.")
-    compute_dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="What is multiplied with the matrices; bfloat16 is faster on CPUs with AVX512-BF16."
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="What is multiplied with bfloat16 matrices; auto is bfloat16 on CPUs with AVX512-BF16."
     )
     page_size: int = Field(16, ge=1, le=1024, description="Positions per page of the KV cache.")
     kv_cache_memory: float | None = Field(

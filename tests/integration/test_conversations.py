@@ -13,9 +13,9 @@ from tests.golden.cases import GOLDEN
 CONVERSATIONS = json.loads((GOLDEN / "conversations.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def model() -> Qwen3Model:
-    return Qwen3Model.from_pretrained(DEFAULT_MODEL)
+@pytest.fixture(scope="module", params=["float32", "auto"])
+def model(request: pytest.FixtureRequest) -> Qwen3Model:
+    return Qwen3Model.from_pretrained(DEFAULT_MODEL, compute_dtype=request.param)
 
 
 def answers_of(model: Qwen3Model, conversation: dict[str, Any]) -> list[str]:
