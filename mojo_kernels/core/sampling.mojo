@@ -1,6 +1,6 @@
 """From logits to tokens, with penalties, temperature, top-k, top-p and min-p, without sorting the vocabulary.
 
-The order of application: bias (minus infinity bans a token); repetition, presence and frequency penalties;
+The order of application: mask of allowed tokens; bias (minus infinity bans a token); repetition, presence and frequency penalties;
 temperature; top-k; top-p on what top-k left; min-p on what top-p left; one draw by the inverse of the
 cumulative distribution in the order of token ids. Top-k and top-p are found by radix selection on the bits
 of the logits: one walks down from the largest until so many, or so much probability, is reached.
@@ -9,7 +9,7 @@ of the logits: one walks down from the largest until so many, or so much probabi
 import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
-from std.math import exp, log
+from std.math import exp, iota, log
 from std.memory import bitcast
 from std.utils.numerics import neg_inf
 
@@ -210,6 +210,36 @@ struct RowParams(TrivialRegisterPassable):
         return y
 
 
+def copy_allowed(
+    mut edited: List[Float32], logits: ReadPtr[DType.float32], mask: Optional[ReadPtr[DType.uint32]]
+):
+    """Copies logits; where there is a mask, tokens whose bit is not set get minus infinity.
+
+    Args:
+        edited: Receives as many logits as it is long.
+        logits: As many.
+        mask: Token t's bit is bit t % 32 of word t // 32.
+    """
+    var size = len(edited)
+    var target = edited.unsafe_ptr()
+    var lanes = iota[DType.uint32, WIDTH]()
+    var i = 0
+    while i + WIDTH <= size:
+        var x = logits.unsafe_load[width=WIDTH](i)
+        if mask:
+            var bits = mask.value()[unsafe_offset=i // 32] >> UInt32(i % 32)
+            var allowed = ((SIMD[DType.uint32, WIDTH](bits) >> lanes) & 1).ne(0)
+            x = allowed.select(x, Vector(neg_inf[DType.float32]()))
+        target.unsafe_store(i, x)
+        i += WIDTH
+    while i < size:
+        var allowed = True
+        if mask:
+            allowed = (mask.value()[unsafe_offset=i // 32] >> UInt32(i % 32)) & 1 != 0
+        edited[i] = logits[unsafe_offset=i] if allowed else neg_inf[DType.float32]()
+        i += 1
+
+
 def sample_row(
     logits: ReadPtr[DType.float32], size: Int, params: RowParams, top_k: Int, uniform: Float64
 ) -> Int32:
@@ -254,7 +284,8 @@ struct Sample:
     `params[R, 6]` holds temperature, top_p, min_p and the repetition, presence and frequency penalties;
     `top_k[R]` is 0 for no limit; `uniform[R]` are the draws, in [0, 1). Row r's logits are edited at the
     tokens `edit_tokens[edit_offsets[r]:edit_offsets[r + 1]]`, each named once: `edit_bias` is added, `edit_seen`
-    says whether the repetition penalty applies, `edit_counts` how often the token is in the answer.
+    says whether the repetition penalty applies, `edit_counts` how often the token is in the answer. Before that,
+    where `mask_of[R]` is not negative, only tokens whose bit is set in that row of `masks[M, ceil(V / 32)]` are left.
 
     `wanted[R]` is the number of likeliest tokens to report in `top_ids[R, K]` and `top_logprobs[R, K]`, and -1
     for no log-probability at all. Those are of the logits before any edit.
@@ -278,6 +309,8 @@ struct Sample:
         edit_bias: InputTensor[dtype=DType.float32, rank=1, ...],
         edit_seen: InputTensor[dtype=DType.int32, rank=1, ...],
         edit_counts: InputTensor[dtype=DType.int32, rank=1, ...],
+        mask_of: InputTensor[dtype=DType.int32, rank=1, ...],
+        masks: InputTensor[dtype=DType.uint32, rank=2, ...],
         ctx: DeviceContext,
     ) raises:
         require_cpu[target]()
@@ -297,6 +330,9 @@ struct Sample:
         var bias_in = untracked(edit_bias.unsafe_ptr())
         var seen_in = untracked(edit_seen.unsafe_ptr())
         var counts_in = untracked(edit_counts.unsafe_ptr())
+        var mask_of_in = untracked(mask_of.unsafe_ptr())
+        var masks_in = untracked(masks.unsafe_ptr())
+        var words = masks.dim_size(1)
 
         def rows(begin: Int, end: Int) {imm}:
             for r in range(begin, end):
@@ -306,12 +342,15 @@ struct Sample:
                 var last = Int(offsets_in[unsafe_offset=r + 1])
                 var k = Int(top_k_in[unsafe_offset=r])
                 var token: Int32
-                if first == last:
+                var mask: Optional[ReadPtr[DType.uint32]] = None
+                var own = Int(mask_of_in[unsafe_offset=r])
+                if own >= 0:
+                    mask = ReadPtr[DType.uint32](masks_in.unsafe_offset(own * words))
+                if first == last and own < 0:
                     token = sample_row(raw, size, row, k, uniform_in[unsafe_offset=r])
                 else:
                     var edited = List[Float32](length=size, fill=0)
-                    for i in range(size):
-                        edited[i] = raw[unsafe_offset=i]
+                    copy_allowed(edited, raw, mask)
                     for e in range(first, last):
                         var t = Int(edit_tokens_in[unsafe_offset=e])
                         edited[t] = row.edit(

@@ -30,7 +30,8 @@ class SamplingRow:
         counts: Token -> occurrences in the answer, likewise for the other penalties.
         banned: Tokens that must not be chosen.
         logprobs: Likeliest tokens to report, up to 20; None reports no log-probability.
-        forced: The token to take whatever its logit, to learn its log-probability; None draws one.
+        forced: The token to take whatever its logit; None draws one.
+        mask: uint32 [ceil(vocab / 32)]: token t may be chosen if bit t % 32 of word t // 32 is set. None allows all.
     """
 
     params: SamplingParams
@@ -41,6 +42,7 @@ class SamplingRow:
     banned: Sequence[int] = ()
     logprobs: int | None = None
     forced: int | None = None
+    mask: NDArray[np.uint32] | None = None
 
     def edits(self) -> list[tuple[int, float, bool, int]]:
         """(token, bias, whether it was seen, occurrences) of each token whose logit changes."""
@@ -86,6 +88,8 @@ class SampleGraph:
             (DType.float32, ["E"]),
             (DType.int32, ["E"]),
             (DType.int32, ["E"]),
+            (DType.int32, ["R"]),
+            (DType.uint32, ["M", "W"]),
         ]
         types = [TensorType(dtype, shape, device) for dtype, shape in shapes]
         outputs = [
@@ -123,6 +127,8 @@ class Sampler:
             (p.temperature, p.top_p, p.min_p, p.repetition_penalty, p.presence_penalty, p.frequency_penalty)
             for p in (row.params for row in rows)
         ]
+        masks = [row.mask for row in rows if row.mask is not None]
+        mask_of = np.cumsum([row.mask is not None for row in rows], dtype=np.int32) - 1
         source = Buffer.from_numpy(logits) if isinstance(logits, np.ndarray) else logits
         vocab = source.shape[1]
         arrays = (
@@ -135,6 +141,8 @@ class Sampler:
             np.array([bias for _, bias, _, _ in flat], np.float32),
             np.array([seen for _, _, seen, _ in flat], np.int32),
             np.array([count for _, _, _, count in flat], np.int32),
+            np.where([row.mask is None for row in rows], np.int32(-1), mask_of),
+            np.stack(masks) if masks else np.zeros((1, 1), np.uint32),
         )
         outputs = self._model.execute(source, *(Buffer.from_numpy(array) for array in arrays))
         tokens, logprobs, top_ids, top_logprobs = (output.to_numpy() for output in outputs)

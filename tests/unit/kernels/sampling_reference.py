@@ -20,6 +20,9 @@ def sample(logits: np.ndarray, row: SamplingRow) -> SampledToken:
 def _edited(logits: np.ndarray, row: SamplingRow) -> np.ndarray:
     """In float32, as logits are."""
     params, edited = row.params, logits.copy()
+    if row.mask is not None:
+        allowed = [int(row.mask[t // 32]) >> (t % 32) & 1 == 1 for t in range(len(logits))]
+        edited[~np.array(allowed)] = -np.inf
     for token, bias in params.logit_bias.items():
         edited[token] += np.float32(bias)
     edited[list(row.banned)] = -np.inf

@@ -43,7 +43,25 @@ def random_row(rng: np.random.Generator, vocab: int) -> SamplingRow:
         counts=Counter(output),
         banned=rng.integers(0, vocab, int(rng.integers(0, 3)) if vocab > 3 else 0).tolist(),
         logprobs=rng.choice([None, 0, 3, 20]),
+        mask=random_mask(rng, vocab) if rng.random() < 0.4 else None,
     )
+
+
+def random_mask(rng: np.random.Generator, vocab: int) -> np.ndarray:
+    """Allows few tokens or most of them, the last three for certain: others are never all banned."""
+    allowed = rng.random(32 * -(-vocab // 32)) < rng.choice([0.02, 0.9])
+    allowed[max(0, vocab - 3) : vocab] = True
+    return np.packbits(allowed, bitorder="little").view(np.uint32)
+
+
+def test_only_allowed_tokens_are_drawn(sampler: Sampler) -> None:
+    rng = np.random.default_rng(5)
+    for vocab in (33, 1000):
+        mask = random_mask(rng, vocab)
+        logits = rng.standard_normal(vocab).astype(np.float32) + np.where(np.arange(vocab) < vocab - 3, 50, 0)
+        for index in range(100):
+            token = one(sampler, logits, SamplingRow(SamplingParams(1.5), 1, index, mask=mask))
+            assert int(mask[token // 32]) >> (token % 32) & 1
 
 
 @pytest.mark.parametrize(("vocab", "rows", "rounds"), [(1, 2, 5), (7, 5, 40), (600, 16, 40), (151_936, 6, 3)])
