@@ -162,7 +162,9 @@ def serve(
     model: Annotated[str | None, _panel("Model", "Checkpoint folder or hub id; default: models/mili-tiny.")] = None,
     dtype: Annotated[str | None, _panel("Model", "Type of the matrices: auto, float32, bfloat16 or float16.")] = None,
     kv_dtype: Annotated[str | None, _panel("Model", "Type of the KV cache: auto, float32 or bfloat16.")] = None,
-    compute_dtype: Annotated[str | None, _panel("Model", "auto (bfloat16 on CPUs with AVX512-BF16), float32, bfloat16.")] = None,
+    compute_dtype: Annotated[
+        str | None, _panel("Model", "auto (bfloat16 on CPUs with AVX512-BF16), float32, bfloat16.")
+    ] = None,
     page_size: Annotated[int | None, _panel("Model", "Positions per page of the KV cache.")] = None,
     kv_cache_memory: Annotated[float | None, _panel("Engine", "GiB of the KV cache; default: by free memory.")] = None,
     swap_memory: Annotated[float | None, _panel("Engine", "GiB for pages of preempted requests; 0 recomputes.")] = None,
@@ -177,6 +179,9 @@ def serve(
     top_k: Annotated[int | None, _panel("Defaults of requests", "Likeliest tokens kept; 0 is all.")] = None,
     enable_thinking: Annotated[
         bool | None, _panel("Defaults of requests", "Whether chats begin with thoughts.")
+    ] = None,
+    thinking_budget: Annotated[
+        int | None, _panel("Defaults of requests", "Most tokens of thoughts; then they are ended.")
     ] = None,
     profile: Annotated[str | None, _panel("Server", "development, staging or production; see config/profiles.")] = None,
     host: Annotated[str | None, _panel("Server", "Address to listen on.")] = None,

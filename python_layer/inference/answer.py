@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from python_layer.inference.guide import GuideState
 from python_layer.inference.ngram import NgramIndex
 from python_layer.inference.request import FinishReason, Output, Request, Sink, TokenLogprobs
 from python_layer.inference.sequence import Sequence
@@ -9,6 +10,7 @@ from python_layer.inference.stop_strings import StopStringFilter
 from python_layer.model.sampler import SampledToken, SamplingRow
 from python_layer.model.sampling import seed_of
 from python_layer.tokenizer import QwenTokenizer, StreamingDetokenizer
+from python_layer.utils.errors import GrammarError
 
 
 class Answer:
@@ -44,12 +46,19 @@ class Answer:
         self._penalized = params.sampling.repetition_penalty != 1
         self._detokenizer = None if tokenizer is None else StreamingDetokenizer(tokenizer)
         self._stop_strings = StopStringFilter(params.stop)
+        self._guide = None if params.guide is None else GuideState(params.guide)
         self._endings = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else set(eos_token_ids))
+
+    @property
+    def guided(self) -> bool:
+        """Whether its tokens follow something, and can't be guessed ahead."""
+        return self._guide is not None
 
     def rows(self, drafted: int = 0) -> list[SamplingRow]:
         """How the next token is to be sampled, and those after each of the first ``drafted`` tokens of the draft."""
         params, sequence = self.request.params, self.sequence
         counts, rows = self._counts, []
+        choice = None if self._guide is None else self._guide.next()
         for ahead in range(drafted + 1):
             if ahead:
                 counts = counts + Counter([sequence.draft[ahead - 1]])
@@ -63,6 +72,8 @@ class Answer:
                     counts=counts,
                     banned=sorted(self._endings) if index < params.min_tokens else (),
                     logprobs=params.logprobs,
+                    forced=choice if isinstance(choice, int) else None,
+                    mask=None if isinstance(choice, int) else choice,
                 )
             )
         return rows
@@ -71,13 +82,19 @@ class Answer:
         """Adds the next token and passes it on; ``reason`` tells whether the answer ends with it."""
         params, sequence, token = self.request.params, self.sequence, sampled.token
         early = sequence.generated < params.min_tokens
+        error: Exception | None = None
         sequence.tokens.append(token)
         self._counts[token] += 1
         ended = token in self._endings
         # A token that ends the answer is no part of its text, even if it is a newline, say.
         text, cut = ("", False) if ended else self._text_of(token, early)
         reason: FinishReason | None = None
-        if ended or cut:
+        if self._guide is not None:
+            self._guide.take(token)
+        if self._guide is not None and self._guide.failure:
+            error = GrammarError(f"the answer can't go on: {self._guide.failure}")
+            reason = "abort"
+        elif ended or cut or (self._guide is not None and self._guide.finished):
             reason = "stop"
         elif sequence.generated >= params.max_tokens:
             reason = "length"
@@ -85,7 +102,7 @@ class Answer:
             text += self._last_text()
         logprobs = None if sampled.logprob is None else [TokenLogprobs(sampled.logprob, sampled.top)]
         self.reason = reason
-        self._emit(sequence.index, [token], text, logprobs, reason)
+        self._emit(sequence.index, [token], text, logprobs, reason, error)
 
     def give_up(self, reason: FinishReason, error: Exception | None = None) -> None:
         """Ends the answer before its time, and with it those that would have begun as it did."""

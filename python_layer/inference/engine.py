@@ -280,7 +280,7 @@ class InferenceEngine:
         for sequence in self._scheduler.running:
             left = sequence.params.max_tokens - sequence.generated - 1
             answer = self._answers[sequence]
-            ready = sequence.remaining == 1 and sequence.generated > 0
+            ready = sequence.remaining == 1 and sequence.generated > 0 and not answer.guided
             most = min(self._speculation, left)
             sequence.draft = answer.lookup.propose(sequence.tokens, most) if ready else []
 

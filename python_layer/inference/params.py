@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from python_layer.inference.guide import Guide
 from python_layer.model.sampling import SamplingParams
 from python_layer.utils.errors import InvalidRequestError
 
@@ -25,6 +26,7 @@ class GenerationParams:
         logprobs: Likeliest tokens to report with each token; None reports no log-probabilities.
         prompt_logprobs: Likewise for the tokens of the prompt, each given those before it. The prompt is then computed
             whole, whatever the prefix cache holds.
+        guide: What the tokens must follow.
 
     Raises:
         InvalidRequestError: A value outside its range; names the parameter.
@@ -39,11 +41,16 @@ class GenerationParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    guide: Guide | None = None
 
     def __post_init__(self) -> None:
         self._within("max_tokens", self.max_tokens, 1)
         self._within("min_tokens", self.min_tokens, 0, self.max_tokens)
         self._within("n", self.n, 1, MOST_ANSWERS)
+        if self.guide is not None and self.guide.grammar is not None and self.min_tokens:
+            raise InvalidRequestError(
+                "min_tokens can't be combined with a grammar, which says where it ends", "min_tokens"
+            )
         for name, wanted in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
             if wanted is not None:
                 self._within(name, wanted, 0, MOST_LOGPROBS)

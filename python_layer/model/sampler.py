@@ -124,8 +124,15 @@ class Sampler:
         edits = [row.edits() for row in rows]
         flat = [edit for of_row in edits for edit in of_row]
         params = [
-            (p.temperature, p.top_p, p.min_p, p.repetition_penalty, p.presence_penalty, p.frequency_penalty)
-            for p in (row.params for row in rows)
+            (
+                0.0 if forced else p.temperature,
+                p.top_p,
+                p.min_p,
+                p.repetition_penalty,
+                p.presence_penalty,
+                p.frequency_penalty,
+            )
+            for p, forced in ((row.params, row.forced is not None) for row in rows)
         ]
         masks = [row.mask for row in rows if row.mask is not None]
         mask_of = np.cumsum([row.mask is not None for row in rows], dtype=np.int32) - 1

@@ -94,7 +94,11 @@ def validation_response(error: RequestValidationError, request_id: str) -> JSONR
             _body(f"the body is no JSON: {first['ctx']['error']}", 400, "invalid_request", None, request_id), 400
         )
     param = ".".join(path) or None
-    message = "is not a field this server knows" if first["type"] == "extra_forbidden" else first["msg"]
+    message = (
+        "is not a field this server knows"
+        if first["type"] == "extra_forbidden"
+        else first["msg"].removeprefix("Value error, ")
+    )
     return JSONResponse(
         _body(f"{param or 'the body'}: {message}", 400, "invalid_request", path[0] if path else None, request_id), 400
     )

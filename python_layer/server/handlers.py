@@ -3,18 +3,20 @@
 import time
 import uuid
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from anyio import to_thread
 
 from python_layer.inference.engine import InferenceEngine
+from python_layer.inference.guide import Guide
 from python_layer.inference.params import GenerationParams
 from python_layer.inference.request import Request
 from python_layer.model.generation import check_token_ids, encode_prompt
 from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.model.sampling import SamplingParams
 from python_layer.server.errors import ModelNotFoundError
-from python_layer.server.formats import ChatFormat, CompletionFormat
+from python_layer.server.formats import ChatFormat, CompletionFormat, ToolCallCounts
 from python_layer.server.plain import PlainResponse
 from python_layer.server.responses import Form, Response
 from python_layer.server.schemas import (
@@ -24,10 +26,14 @@ from python_layer.server.schemas import (
     DetokenizeRequest,
     GenerateRequest,
     GenerationFields,
+    NamedTool,
     TemplateRequest,
     TokenizeRequest,
+    Tool,
 )
+from python_layer.server.structure import Structures
 from python_layer.tokenizer import ChatTemplate
+from python_layer.tokenizer.answer_parser import AnswerParser, thinks_at_end
 from python_layer.utils.errors import InvalidRequestError, TokenizerError
 from python_layer.utils.settings import Settings
 
@@ -47,6 +53,8 @@ class Handlers:
         self._settings = settings
         self.engine = engine
         self.memory = memory
+        self.tool_calls = ToolCallCounts()
+        self._structures = Structures(model)
 
     @property
     def model_name(self) -> str:
@@ -57,6 +65,10 @@ class Handlers:
     def has_tokenizer(self) -> bool:
         """Whether text can be served, not only token ids."""
         return self._model.tokenizer is not None
+
+    @cached_property
+    def _chat_template(self) -> ChatTemplate:
+        return ChatTemplate.from_pretrained(self._model.folder)
 
     async def complete(self, body: CompletionRequest, request_id: str) -> Response:
         """Continues one prompt or several.
@@ -74,7 +86,8 @@ class Handlers:
                 )
             scored = body.logprobs
         echo = [self._text(ids, "prompt") for ids in prompts] if body.echo else None
-        requests = self._requests(prompts, body, body.max_tokens, body.logprobs, scored)
+        guide = await to_thread.run_sync(self._structures.of_completion, body.structured_outputs)
+        requests = self._requests(prompts, body, body.max_tokens, body.logprobs, scored, guide)
         form = self._form("cmpl", body, request_id, echo)
         tokenizer = self._model.tokenizer
         return Response(self.engine, requests, form, CompletionFormat(tokenizer), tokenizer)
@@ -90,14 +103,22 @@ class Handlers:
             raise InvalidRequestError("top_logprobs needs logprobs to be true", "top_logprobs")
         if body.max_tokens is not None and body.max_completion_tokens is not None:
             raise InvalidRequestError("max_tokens and max_completion_tokens are the same; give one", "max_tokens")
-        ids = await self._ids(await self._render(body.messages, body.chat_template_kwargs), param="messages")
+        offered = [] if body.tool_choice == "none" else body.tools or []
+        prompt = await self._render(body.messages, offered, body.chat_template_kwargs)
+        ids = await self._ids(prompt, param="messages")
+        budget = self._settings.thinking_budget if body.thinking_budget is None else body.thinking_budget
+        guide = await to_thread.run_sync(self._structures.of_chat, body, prompt, budget)
         wanted = (body.top_logprobs or 0) if body.logprobs else None
         most = body.max_completion_tokens or body.max_tokens
-        requests = self._requests([ids], body, most, wanted, body.prompt_logprobs)
+        requests = self._requests([ids], body, most, wanted, body.prompt_logprobs, guide)
         tokenizer = self._model.tokenizer
-        return Response(
-            self.engine, requests, self._form("chatcmpl", body, request_id), ChatFormat(tokenizer), tokenizer
-        )
+        names = [tool.function.name for tool in offered]
+
+        def parser() -> AnswerParser:
+            return AnswerParser(thinking=thinks_at_end(prompt), functions=names)
+
+        format = ChatFormat(tokenizer, parser, self.tool_calls, isinstance(body.tool_choice, NamedTool))
+        return Response(self.engine, requests, self._form("chatcmpl", body, request_id), format, tokenizer)
 
     async def generate(self, body: GenerateRequest, request_id: str) -> PlainResponse:
         """Continues a prompt, for the plain protocol.
@@ -135,7 +156,7 @@ class Handlers:
             TokenizerError: The model has no chat template, or it refuses the conversation.
         """
         arguments = body.chat_template_kwargs | {"add_generation_prompt": body.add_generation_prompt}
-        prompt = await self._render(body.messages, arguments)
+        prompt = await self._render(body.messages, body.tools or [], arguments)
         try:
             prompt.encode()
         except UnicodeEncodeError:
@@ -152,17 +173,18 @@ class Handlers:
         if body.stream and body.prompt_logprobs is not None:
             raise InvalidRequestError("prompt_logprobs needs stream to be false", "prompt_logprobs")
 
-    async def _render(self, messages: list[ChatMessage], arguments: Mapping[str, Any]) -> str:
+    async def _render(self, messages: list[ChatMessage], tools: list[Tool], arguments: Mapping[str, Any]) -> str:
         reserved = {"messages", "tools"} & arguments.keys()
         if reserved:
             raise InvalidRequestError(f"{min(reserved)} can't be set like this", "chat_template_kwargs")
         if self._settings.enable_thinking is not None:
             arguments = {"enable_thinking": self._settings.enable_thinking, **arguments}
-        turns = [{"role": _role(message.role), "content": _content(message)} for message in messages]
+        turns = [_turn(message) for message in messages]
+        offered = [tool.model_dump(exclude={"function": {"strict"}}, exclude_unset=True) for tool in tools]
 
         def render() -> str:
             try:
-                return ChatTemplate.from_pretrained(self._model.folder).render(turns, **arguments)
+                return self._chat_template.render(turns, tools=offered, **arguments)
             except TokenizerError as error:
                 raise InvalidRequestError(str(error), "messages") from None
 
@@ -197,6 +219,7 @@ class Handlers:
         max_tokens: int | None,
         logprobs: int | None,
         scored: int | None,
+        guide: Guide | None = None,
     ) -> list[Request]:
         """A request to the engine for each prompt."""
 
@@ -232,6 +255,7 @@ class Handlers:
                 ignore_eos=body.ignore_eos,
                 logprobs=logprobs,
                 prompt_logprobs=scored,
+                guide=guide,
             )
             timeout = self._settings.request_timeout
             made.append(Request(uuid.uuid4().hex, ids, params, body.priority, body.user, timeout))
@@ -252,14 +276,14 @@ def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str 
     return [ids] if ids else [each for each in prompt if isinstance(each, (str, list))]
 
 
-def _role(role: str) -> str:
-    """OpenAI's newer models call the system message the developer's."""
-    return "system" if role == "developer" else role
-
-
-def _content(message: ChatMessage) -> str:
-    content = message.content
-    return content if isinstance(content, str) else "".join(part.text for part in content)
+def _turn(message: ChatMessage) -> dict[str, Any]:
+    """A message as chat templates know it."""
+    content = message.content or ""
+    text = content if isinstance(content, str) else "".join(part.text for part in content)
+    # OpenAI's newer models call the system message the developer's.
+    role = "system" if message.role == "developer" else message.role
+    fields = message.model_dump(include={"reasoning_content", "tool_calls", "tool_call_id"}, exclude_unset=True)
+    return {"role": role, "content": text, **fields}
 
 
 def _bias(raw: dict[str, float] | None) -> dict[int, float]:

@@ -89,10 +89,9 @@ class Response:
             logprobs = None
             if self._params.logprobs is not None:
                 logprobs = self._format.logprobs(choice.tokens, choice.entries)
-            content = self._format.whole("".join(choice.text))
-            made.append(
-                {"index": index, **content, "logprobs": logprobs, "finish_reason": choice.reason, **self._prompt(index)}
-            )
+            whole = self._format.whole(index, "".join(choice.text), choice.reason)
+            content = {"index": index, **whole.content, "logprobs": logprobs, "finish_reason": whole.reason}
+            made.append(content | self._prompt(index))
         return self._object(self._format.kind, made) | {"usage": self._usage()}
 
     async def events(self) -> AsyncIterator[str]:
@@ -107,10 +106,14 @@ class Response:
                 yield self._chunk(index, opening, None, None)
         try:
             async for output in _chained(first, outputs):
+                index = self._index(output)
                 text, tokens, entries = self._piece(output)
-                if text or output.finish_reason or entries:
-                    logprobs = self._format.logprobs(tokens, entries) if entries else None
-                    yield self._chunk(self._index(output), self._format.piece(text), logprobs, output.finish_reason)
+                pieces, reason = self._format.pieces(index, text, output.finish_reason)
+                if entries and not pieces:
+                    pieces = [self._format.empty]
+                for number, piece in enumerate(pieces, 1 - len(pieces)):  # the last one is number 0
+                    logprobs = self._format.logprobs(tokens, entries) if entries and number == 0 else None
+                    yield self._chunk(index, piece, logprobs, reason if number == 0 else None)
         except Exception as error:
             if not isinstance(error, MiliError):
                 LOG.exception("request %s failed", self._form.request_id)

@@ -1,10 +1,18 @@
 """The bodies of requests, after OpenAI's API and vLLM's additions. A field that is not listed is refused by name."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def _without_nulls(body: Any) -> Any:
+    """A field that is null is as one that is left out."""
+    return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
+
+
+DropNulls = model_validator(mode="before")(_without_nulls)
 
 
 def _strict(**example: Any) -> ConfigDict:
@@ -23,6 +31,25 @@ class StreamOptions(BaseModel):
     include_usage: bool = Field(False, description="End with a chunk that holds the usage.")
 
 
+class StructuredOutputs(BaseModel):
+    """What an answer must look like: just one of these."""
+
+    model_config = STRICT
+
+    json_: dict[str, Any] | bool | str | None = Field(None, alias="json", description="A JSON schema.")
+    json_object: Literal[True] | None = Field(None, description="Any JSON object.")
+    regex: str | None = Field(None, description="A pattern for the whole answer, in the syntax of Rust's regex.")
+    choice: list[str] | None = Field(None, min_length=1, description="One of these texts.")
+    grammar: str | None = Field(None, description="A grammar in Lark's syntax, as llguidance reads it.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [name for name, value in self if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"give just one of json, json_object, regex, choice and grammar, not {len(given)}")
+        return self
+
+
 class GenerationFields(BaseModel):
     """What completions and chat completions share; None takes the server's default.
 
@@ -31,11 +58,7 @@ class GenerationFields(BaseModel):
 
     model_config = STRICT
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, body: Any) -> Any:
-        """A field that is null is as one that is left out."""
-        return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
+    _drop_nulls = DropNulls
 
     model: str | None = Field(None, description="Name of the model, as /v1/models lists it.")
     max_tokens: int | None = Field(None, ge=1, description="Most tokens of an answer.")
@@ -57,6 +80,7 @@ class GenerationFields(BaseModel):
     stop_token_ids: list[int] = Field(default_factory=list, description="Tokens that end an answer.")
     ignore_eos: bool = Field(False, description="Go on after an end-of-sequence token.")
     prompt_logprobs: int | None = Field(None, description="Likeliest tokens to report with each token of the prompt.")
+    structured_outputs: StructuredOutputs | None = Field(None, description="What the answer must look like.")
     priority: int = Field(0, description="Lower goes first, under the priority policy.")
 
 
@@ -82,22 +106,121 @@ class TextPart(BaseModel):
     text: str
 
 
+class FunctionCall(BaseModel):
+    """A function's name and the arguments of a call, as JSON text."""
+
+    model_config = STRICT
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call in an assistant's message."""
+
+    model_config = STRICT
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
 class ChatMessage(BaseModel):
     """One turn of a conversation."""
 
     model_config = STRICT
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    reasoning_content: str | None = Field(None, description="An assistant's thoughts.")
+    tool_calls: list[ToolCall] | None = Field(None, min_length=1, description="An assistant's calls.")
+    tool_call_id: str | None = Field(None, description="Which call a tool's message answers.")
     name: Literal[None] = Field(None, description="The chat template has no place for names.")
+
+    _drop_nulls = DropNulls
+
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> Self:
+        if self.role != "assistant" and (self.tool_calls or self.reasoning_content is not None):
+            raise ValueError("tool_calls and reasoning_content belong into an assistant's message")
+        if (self.role == "tool") != (self.tool_call_id is not None):
+            raise ValueError("a tool's message, and no other, names its call in tool_call_id")
+        if self.content is None and not (self.tool_calls or self.reasoning_content is not None):
+            raise ValueError("content is missing")
+        return self
+
+
+class Function(BaseModel):
+    """A function the model may call."""
+
+    model_config = STRICT
+
+    name: str = Field(pattern="^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="JSON schema of the arguments; none is no arguments.")
+    strict: bool | None = Field(None, description="Let the arguments of calls follow the schema for certain.")
+
+
+class Tool(BaseModel):
+    """A tool; functions are the only kind."""
+
+    model_config = STRICT
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(BaseModel):
+    """A function by its name."""
+
+    model_config = STRICT
+
+    name: str
+
+
+class NamedTool(BaseModel):
+    """The one tool to call."""
+
+    model_config = STRICT
+
+    type: Literal["function"]
+    function: FunctionName
 
 
 class TextFormat(BaseModel):
-    """The one answer format there is."""
+    """Free text."""
 
     model_config = STRICT
 
     type: Literal["text"]
+
+
+class JsonObjectFormat(BaseModel):
+    """Any JSON object."""
+
+    model_config = STRICT
+
+    type: Literal["json_object"]
+
+
+class JsonSchema(BaseModel):
+    """A JSON schema with its name."""
+
+    model_config = STRICT
+
+    name: str
+    description: str | None = None
+    schema_: dict[str, Any] | bool = Field(alias="schema")
+    strict: bool | None = Field(None, description="Answers follow the schema in any case.")
+
+
+class JsonSchemaFormat(BaseModel):
+    """JSON that a schema allows."""
+
+    model_config = STRICT
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
 
 
 class ChatCompletionRequest(GenerationFields):
@@ -114,10 +237,26 @@ class ChatCompletionRequest(GenerationFields):
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description='Variables of the chat template, such as {"enable_thinking": false}.'
     )
-    response_format: TextFormat | None = None
+    tools: list[Tool] | None = Field(None, description="Functions the model may call.")
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = Field(
+        None, description="Whether to call functions; auto is the default, required and a named one are for certain."
+    )
+    parallel_tool_calls: bool = Field(True, description="Whether an answer may call several functions.")
+    response_format: Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat | None, Field(discriminator="type")] = (
+        None
+    )
+    thinking_budget: int | None = Field(None, ge=0, description="Most tokens of thoughts; then they are ended.")
     modalities: list[Literal["text"]] | None = None
     store: Literal[False] | None = Field(None, description="Nothing is stored.")
     service_tier: Literal["auto", "default"] | None = Field(None, description="There is one tier.")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [tool.function.name for tool in self.tools or []]
+        double = next((name for name in names if names.count(name) > 1), None)
+        if double is not None:
+            raise ValueError(f"tools has two functions named {double!r}")
+        return self
 
 
 class GenerateRequest(BaseModel):
@@ -156,5 +295,6 @@ class TemplateRequest(BaseModel):
     model_config = _strict(messages=QUESTION)
 
     messages: list[ChatMessage] = Field(min_length=1)
+    tools: list[Tool] | None = Field(None, description="Functions the model may call.")
     add_generation_prompt: bool = Field(True, description="End with the opening of the assistant's turn.")
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, description="Variables of the chat template.")

@@ -1,13 +1,13 @@
 """A chat answer's parts: thoughts, content and tool calls, as they come, in Qwen3's way of writing them.
 
-    <think>
-    thoughts
-    </think>
+<think>
+thoughts
+</think>
 
-    content
-    <tool_call>
-    {"name": "get_weather", "arguments": {"city": "Lisbon"}}
-    </tool_call>
+content
+<tool_call>
+{"name": "get_weather", "arguments": {"city": "Lisbon"}}
+</tool_call>
 """
 
 import json

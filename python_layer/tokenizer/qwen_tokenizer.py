@@ -25,6 +25,7 @@ class QwenTokenizer:
     def __init__(self, data: TokenizerData) -> None:
         self._normalize = data.normalize
         self._added = {token.content: token.id for token in data.added_tokens}
+        self.added_ids = frozenset(self._added.values())
         self.special_ids = frozenset(token.id for token in data.added_tokens if token.special)
         spelled = _spell(data.vocab)
         self._bytes = {data.vocab[token]: spelling for token, spelling in spelled.items()}

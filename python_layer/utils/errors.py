@@ -45,6 +45,10 @@ class RequestTimeoutError(MiliError):
     """A request was given up because it waited or ran too long."""
 
 
+class GrammarError(MiliError):
+    """An answer can't follow its grammar to the end, for instance because it has become too large."""
+
+
 class CompileError(MiliError):
     """The kernels or the graph could not be compiled or loaded on this machine."""
 

@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     enable_thinking: bool | None = Field(
         None, description="Whether chats begin with thoughts, unless the request says; none is the template's default."
     )
+    thinking_budget: int | None = Field(
+        None, ge=0, description="Most tokens of thoughts, unless the request says otherwise; none is no limit."
+    )
     host: str = Field("127.0.0.1", description="Address the server listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the server listens on.")
     drain_timeout: int = Field(30, ge=0, description="Most seconds to finish requests after the first signal to end.")

@@ -1,5 +1,6 @@
 """The parts of a chat answer are the same however its text is cut."""
 
+import itertools
 import json
 
 import pytest
@@ -17,7 +18,7 @@ def parts(text: str, cuts: list[int] = [], **options: object) -> dict[str, objec
     parser = AnswerParser(**options)  # type: ignore[arg-type]
     deltas: list[Delta] = []
     edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         deltas += parser.push(text[begin:end])
     deltas += parser.flush()
     calls: list[list[str]] = []
@@ -32,7 +33,9 @@ def parts(text: str, cuts: list[int] = [], **options: object) -> dict[str, objec
     return {**joined, "calls": calls, "malformed": parser.malformed}
 
 
-def expected(content: str = "", reasoning: str = "", calls: list[list[str]] | None = None, malformed: int = 0) -> object:
+def expected(
+    content: str = "", reasoning: str = "", calls: list[list[str]] | None = None, malformed: int = 0
+) -> object:
     return {"reasoning": reasoning, "content": content, "calls": calls or [], "malformed": malformed}
 
 
@@ -106,7 +109,22 @@ def test_tool_calls_are_text_without_functions() -> None:
     assert parts(f" {CALL} ") == expected(f" {CALL} ")
 
 
-BITS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "</tool", "\n", " ", "\\", '"', "{", "}", "é", "text", ","]
+BITS = [
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "</tool",
+    "\n",
+    " ",
+    "\\",
+    '"',
+    "{",
+    "}",
+    "é",
+    "text",
+    ",",
+]
 BITS += ['{"name": "set_timer", "arguments": ', '{"name": "get_weather"', '{"a": "b"}', "<"]
 
 
