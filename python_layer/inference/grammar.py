@@ -20,8 +20,8 @@ MOST_CHARACTERS = 256 * 1024
 MOST_KEPT = 128
 """Compiled grammars that are remembered."""
 
-WHITE_SPACE = r"[ \n\t]{0,20}"
-"""Between the tokens of JSON: enough to indent with, but no answer consists of it."""
+JSON_OPTIONS = {"x-guidance": {"whitespace_pattern": r"[ \n\t]{0,20}"}}
+"""White space between the tokens of JSON is enough to indent with, but no answer can consist of it."""
 
 
 class Matcher:
@@ -51,7 +51,7 @@ class Matcher:
     @property
     def failure(self) -> str:
         """Why it can't go on, such as a limit; "" while it can."""
-        return self._matcher.get_error()
+        return self._matcher.get_error().strip().partition("\n")[0]
 
 
 class Grammar:
@@ -103,9 +103,10 @@ class GrammarCompiler:
                 f"the grammar has {len(source):,} characters; it may have up to {MOST_CHARACTERS:,}", param
             )
         matcher = LLMatcher(self._spelling, source, limits=LLParserLimits(max_lexer_states=100_000), log_level=0)
-        if matcher.is_error():
-            raise InvalidRequestError(f"the grammar can't be used: {_first_line(matcher.get_error())}", param)
         grammar = Grammar(matcher, -(-self._vocab_size // 32))
+        failure = grammar.begin().failure
+        if failure:
+            raise InvalidRequestError(f"the grammar can't be used: {failure}", param)
         with self._lock:
             self._kept[source] = grammar
             if len(self._kept) > MOST_KEPT:
@@ -136,8 +137,8 @@ class _Spelling:
 
 def from_json_schema(schema: dict[str, Any] | bool) -> str:
     """The source for JSON that a schema allows."""
-    schema = schema if isinstance(schema, dict) else ({} if schema else {"type": "string", "enum": []})
-    return LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": WHITE_SPACE})
+    schema = schema if isinstance(schema, dict) else ({} if schema else {"enum": []})
+    return json.dumps({"grammars": [{"json_schema": schema | JSON_OPTIONS}]})
 
 
 def from_regex(pattern: str) -> str:
@@ -172,11 +173,6 @@ def from_functions(
         rules = ['start: call ("\\n" call)*' if several else "start: call", f"call: <[{start}]> {body}"]
     rules.append("function: " + " | ".join(f"function_{i}" for i in range(len(functions))))
     for i, (name, schema) in enumerate(functions.items()):
-        options = {"x-guidance": {"whitespace_pattern": WHITE_SPACE}}
         rules.append(f'function_{i}: "\\"{name}\\", \\"arguments\\": " arguments_{i}')
-        rules.append(f"arguments_{i}: %json {json.dumps(schema | options)}")
+        rules.append(f"arguments_{i}: %json {json.dumps(schema | JSON_OPTIONS)}")
     return from_lark("\n".join(rules))
-
-
-def _first_line(message: str) -> str:
-    return message.strip().partition("\n")[0]
