@@ -50,3 +50,9 @@ def test_load() -> None:
     assert figures["pages_whole"] is True
     assert figures["requests"] + figures["left"] == 40
     assert figures["left"] > 0
+
+
+def test_structured_output() -> None:
+    figures = run("benchmark_structured.py", "--repeats", "1", "--requests", "2")
+    assert figures["ratio"] > 0
+    assert figures["mask_us"] > 0
