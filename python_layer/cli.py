@@ -29,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="An inference engine for Qwen3 models. Every default can be set in config/ or as MILI_<NAME>.",
 )
+keys = typer.Typer(no_args_is_help=True, help="API keys of the server.")
+app.add_typer(keys, name="keys")
 notes = Console(stderr=True, highlight=False)
 
 
@@ -190,6 +192,17 @@ def serve(
     queue_timeout: Annotated[float | None, _panel("Server", "Most seconds a request waits to begin.")] = None,
     request_timeout: Annotated[float | None, _panel("Server", "Most seconds from a request to its end.")] = None,
     drain_timeout: Annotated[int | None, _panel("Server", "Most seconds to finish after the first signal.")] = None,
+    api_keys_file: Annotated[str | None, _panel("Access", "Keys that may be used; see `mili keys`.")] = None,
+    admin_key_file: Annotated[str | None, _panel("Access", "Likewise, the key that /metrics needs.")] = None,
+    requests_per_minute: Annotated[int | None, _panel("Access", "Most requests of a key or an address.")] = None,
+    tokens_per_minute: Annotated[int | None, _panel("Access", "Most tokens, prompts and answers together.")] = None,
+    max_body_bytes: Annotated[int | None, _panel("Access", "Most bytes of a request's body.")] = None,
+    max_prompt_tokens: Annotated[int | None, _panel("Access", "Most tokens of a prompt.")] = None,
+    max_tokens_limit: Annotated[int | None, _panel("Access", "Most that max_tokens may be.")] = None,
+    max_n: Annotated[int | None, _panel("Access", "Most answers to one prompt, n.")] = None,
+    cors_origins: Annotated[
+        str | None, _panel("Access", "Origins whose pages may use it, with commas between; * is all.")
+    ] = None,
 ) -> None:
     """Serve the OpenAI-compatible API."""
     flags = {name: value for name, value in locals().items() if name != "checkpoint"}
@@ -199,6 +212,16 @@ def serve(
     from python_layer.server.run import run_server
 
     raise typer.Exit(run_server(settings))
+
+
+@keys.command("new")
+def new_key(name: Annotated[str, typer.Argument(help="Whose key it is; shown in no answer.")]) -> None:
+    """Make a key: prints it, this once, and its line for the file of `mili serve --api-keys-file`."""
+    from python_layer.server.keys import new_key
+
+    key, line = new_key(name)
+    print(key, line, sep="\n")
+    notes.print("[dim]the first line is the key, for its owner only; the second is for the file[/dim]")
 
 
 @app.command()

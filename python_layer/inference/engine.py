@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -123,7 +123,18 @@ class InferenceEngine:
             self._arriving.append((request, sink))
             self._wake.notify()
 
-    def generate(self, *requests: Request) -> AsyncIterator[Output]:
+    def check_room(self, entering: int) -> None:
+        """Refuses one more request before anything is done for it; may be called from any thread.
+
+        Args:
+            entering: Requests that will be submitted soon.
+
+        Raises:
+            OverloadedError: Even if everything that can run did, the queue would be full.
+        """
+        self._scheduler.check_room(len(self._arriving) + entering)
+
+    def generate(self, *requests: Request) -> AsyncGenerator[Output, None]:
         """The outputs of requests as they come; see :func:`~python_layer.inference.fronts.generate`."""
         return fronts.generate(self, *requests)
 

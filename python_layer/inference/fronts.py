@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Protocol
 
 from python_layer.inference.params import GenerationParams
@@ -21,7 +21,14 @@ class Submitter(Protocol):
         """Takes a request back."""
 
 
-async def generate(engine: Submitter, *requests: Request) -> AsyncIterator[Output]:
+class Generates(Protocol):
+    """What the engine is to those who read its outputs."""
+
+    def generate(self, *requests: Request) -> AsyncGenerator[Output, None]:
+        """The outputs of requests as they come."""
+
+
+async def generate(engine: Submitter, *requests: Request) -> AsyncGenerator[Output, None]:
     """The outputs of one request or several as they come; leaving the iteration takes the requests back.
 
     Raises:

@@ -103,7 +103,20 @@ class ContinuousBatchScheduler:
                 "max_tokens",
             )
         if len(self.waiting) + arriving >= self.config.max_waiting:
-            raise OverloadedError(f"{self.config.max_waiting} requests are waiting, the most allowed; try again later")
+            raise self._overloaded()
+
+    def check_room(self, arriving: int) -> None:
+        """Refuses what would find the queue full though all that may run did; may be called from any thread.
+
+        Args:
+            arriving: Sequences that will be added soon.
+
+        Raises:
+            OverloadedError: It is.
+        """
+        idle = max(0, self.config.max_running - len(self.running))
+        if len(self.waiting) + arriving >= self.config.max_waiting + idle:
+            raise self._overloaded()
 
     def add(self, sequence: Sequence) -> None:
         """Puts a sequence that passed :meth:`check` into the queue."""
@@ -198,6 +211,9 @@ class ContinuousBatchScheduler:
     def _most(sequence: Sequence, budget: int) -> int:
         """Tokens of a sequence that a step takes: few where each brings a row of logits, as long as the vocabulary."""
         return min(budget, SCORED_ROWS) if sequence.scores_prompt else budget
+
+    def _overloaded(self) -> OverloadedError:
+        return OverloadedError(f"{self.config.max_waiting} requests are waiting, the most allowed; try again later")
 
     def _admit(self, sequence: Sequence) -> None:
         self.stats.admitted += 1

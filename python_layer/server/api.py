@@ -2,21 +2,28 @@
 
 import asyncio
 import contextlib
+import os
 import uuid
 from collections.abc import AsyncIterator, Coroutine
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from sse_starlette.sse import AppStatus, EventSourceResponse
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from python_layer.server.access import Access
 from python_layer.server.errors import ModelNotFoundError, error_response, http_error_response, validation_response
+from python_layer.server.guard import Guard
+from python_layer.server.json_route import JsonRoute
 from python_layer.server.plain import PlainResponse
+from python_layer.server.rate_limits import Caller
 from python_layer.server.responses import Response as Answers
 from python_layer.server.schemas import (
     ChatCompletionRequest,
@@ -30,19 +37,31 @@ from python_layer.server.service import Service
 from python_layer.utils.errors import MiliError
 
 LONGEST_REQUEST_ID = 128
+SHOWN_HEADERS = ["X-Request-ID", "Retry-After"] + [
+    f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")
+]
+"""What pages of other origins may read of an answer's head."""
 NOBODY_READS = 499
 """The status of an answer to a client that has left; it is in logs only."""
 
 T = TypeVar("T")
 
 
-def create_app(service: Service) -> FastAPI:
-    """The application of a service, which it starts and stops."""
+def create_app(service: Service, access: Access | None = None) -> FastAPI:
+    """The application of a service, which it starts and stops.
+
+    Args:
+        service: Serves the requests.
+        access: Who may send them, and how much; None is anybody, as much as they like.
+    """
+    access = access or Access()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Streams that are under way when the server is told to end are finished, not cut.
         AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
+        # More threads that make tokens would only keep this one from answering.
+        to_thread.current_default_thread_limiter().total_tokens = os.cpu_count() or 1
         service.start()
         yield
         await asyncio.to_thread(service.stop)
@@ -53,6 +72,17 @@ def create_app(service: Service) -> FastAPI:
         summary="An OpenAI-compatible API for Qwen3 models.",
         lifespan=lifespan,
     )
+    app.router.route_class = JsonRoute
+    # Each goes around those before it.
+    app.add_middleware(Guard, access=access, check_room=service.check_room)
+    if access.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=access.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=SHOWN_HEADERS,
+        )
     app.add_middleware(RequestIds)
     _add_state_routes(app, service)
     _add_model_routes(app, service)
@@ -109,17 +139,21 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue a prompt or several."""
-        return await _respond(request, await service.handlers.complete(body, _id(request)), body.stream)
+        return await _respond(
+            request, await service.handlers.complete(body, _id(request), _caller(request)), body.stream
+        )
 
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response:
         """Answer a conversation."""
-        return await _respond(request, await service.handlers.chat(body, _id(request)), body.stream)
+        return await _respond(request, await service.handlers.chat(body, _id(request), _caller(request)), body.stream)
 
     @app.post("/generate")
     async def generate(body: GenerateRequest, request: Request) -> Response:
         """Continue a prompt; the plain protocol, with the tokens and the time it took."""
-        return await _respond(request, await service.handlers.generate(body, _id(request)), body.stream)
+        return await _respond(
+            request, await service.handlers.generate(body, _id(request), _caller(request)), body.stream
+        )
 
     @app.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
@@ -163,6 +197,12 @@ class RequestIds:
 
 def _id(request: Request) -> str:
     return str(request.state.request_id)
+
+
+def _caller(request: Request) -> Caller:
+    caller = request.state.caller
+    assert isinstance(caller, Caller)
+    return caller
 
 
 def _model(name: str) -> dict[str, Any]:

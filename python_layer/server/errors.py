@@ -27,12 +27,41 @@ class ModelNotLoadedError(MiliError):
     """The model is still loading, could not be loaded, or the server is on its way out."""
 
 
+class InvalidApiKeyError(MiliError):
+    """The request has no API key, or one that is not known."""
+
+
+class BodyTooLargeError(MiliError):
+    """The body has more bytes than are read."""
+
+
+class RateLimitedError(MiliError):
+    """The client has used up its requests or tokens for now.
+
+    Args:
+        message: which limit it was, and when to come back.
+        retry_after: whole seconds until then.
+    """
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+LONGEST_MESSAGE = 2000
+"""What a client sent may be part of a message, but not the whole of a large body."""
+RETRY_AFTER = 1
+"""Seconds, where nothing better is known."""
+
 # The first that fits counts.
 STATUS: dict[type[Exception], tuple[int, str]] = {
     ModelNotFoundError: (404, "model_not_found"),
     ModelNotLoadedError: (503, "model_not_loaded"),
     ContextLengthError: (400, "context_length_exceeded"),
     OutOfMemoryError: (400, "out_of_memory"),
+    InvalidApiKeyError: (401, "invalid_api_key"),
+    BodyTooLargeError: (413, "body_too_large"),
+    RateLimitedError: (429, "rate_limited"),
     RequestTimeoutError: (408, "timeout"),
     OverloadedError: (429, "overloaded"),
     EngineStoppedError: (503, "internal_error"),
@@ -75,7 +104,11 @@ def error_event(error: Exception, request_id: str) -> str:
 def error_response(error: Exception, request_id: str) -> JSONResponse:
     """The answer to a request that failed with an error."""
     status = status_of(error)
-    headers = {"X-Request-ID": request_id} | ({"Retry-After": "1"} if status in (429, 503) else {})
+    headers = {"X-Request-ID": request_id}
+    if status in (429, 503):
+        headers["Retry-After"] = str(error.retry_after if isinstance(error, RateLimitedError) else RETRY_AFTER)
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error_body(error, request_id), status, headers)
 
 
@@ -109,6 +142,10 @@ def _body(message: str, status: int, code: str, param: str | None, request_id: s
         status, "invalid_request_error" if status < 500 else "server_error"
     )
     # What a client sent may hold lone surrogates, which are no JSON.
-    message = message.encode(errors="replace").decode()
-    param = None if param is None else param.encode(errors="replace").decode()
+    message = _shortened(message.encode(errors="replace").decode())
+    param = None if param is None else _shortened(param.encode(errors="replace").decode())
     return {"error": {"message": message, "type": kind, "param": param, "code": code, "request_id": request_id}}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]} ..."

@@ -18,6 +18,7 @@ from python_layer.model.sampling import SamplingParams
 from python_layer.server.errors import ModelNotFoundError
 from python_layer.server.formats import ChatFormat, CompletionFormat, ToolCallCounts
 from python_layer.server.plain import PlainResponse
+from python_layer.server.rate_limits import Caller, Metered
 from python_layer.server.responses import Form, Response
 from python_layer.server.schemas import (
     ChatCompletionRequest,
@@ -34,7 +35,7 @@ from python_layer.server.schemas import (
 from python_layer.server.structure import Structures
 from python_layer.tokenizer import ChatTemplate
 from python_layer.tokenizer.answer_parser import AnswerParser, thinks_at_end
-from python_layer.utils.errors import InvalidRequestError, TokenizerError
+from python_layer.utils.errors import ContextLengthError, InvalidRequestError, TokenizerError
 from python_layer.utils.settings import Settings
 
 
@@ -70,7 +71,7 @@ class Handlers:
     def _chat_template(self) -> ChatTemplate:
         return ChatTemplate.from_pretrained(self._model.folder)
 
-    async def complete(self, body: CompletionRequest, request_id: str) -> Response:
+    async def complete(self, body: CompletionRequest, request_id: str, caller: Caller) -> Response:
         """Continues one prompt or several.
 
         Raises:
@@ -87,12 +88,12 @@ class Handlers:
             scored = body.logprobs
         echo = [self._text(ids, "prompt") for ids in prompts] if body.echo else None
         guide = await to_thread.run_sync(self._structures.of_completion, body.structured_outputs)
-        requests = self._requests(prompts, body, body.max_tokens, body.logprobs, scored, guide)
+        requests = self._requests(prompts, body, caller, body.max_tokens, body.logprobs, scored, guide)
         form = self._form("cmpl", body, request_id, echo)
         tokenizer = self._model.tokenizer
-        return Response(self.engine, requests, form, CompletionFormat(tokenizer), tokenizer)
+        return Response(Metered(self.engine, caller), requests, form, CompletionFormat(tokenizer), tokenizer)
 
-    async def chat(self, body: ChatCompletionRequest, request_id: str) -> Response:
+    async def chat(self, body: ChatCompletionRequest, request_id: str, caller: Caller) -> Response:
         """Answers a conversation.
 
         Raises:
@@ -110,7 +111,7 @@ class Handlers:
         guide = await to_thread.run_sync(self._structures.of_chat, body, prompt, budget)
         wanted = (body.top_logprobs or 0) if body.logprobs else None
         most = body.max_completion_tokens or body.max_tokens
-        requests = self._requests([ids], body, most, wanted, body.prompt_logprobs, guide)
+        requests = self._requests([ids], body, caller, most, wanted, body.prompt_logprobs, guide)
         tokenizer = self._model.tokenizer
         names = [tool.function.name for tool in offered]
 
@@ -118,9 +119,10 @@ class Handlers:
             return AnswerParser(thinking=thinks_at_end(prompt), functions=names)
 
         format = ChatFormat(tokenizer, parser, self.tool_calls, isinstance(body.tool_choice, NamedTool))
-        return Response(self.engine, requests, self._form("chatcmpl", body, request_id), format, tokenizer)
+        engine, form = Metered(self.engine, caller), self._form("chatcmpl", body, request_id)
+        return Response(engine, requests, form, format, tokenizer)
 
-    async def generate(self, body: GenerateRequest, request_id: str) -> PlainResponse:
+    async def generate(self, body: GenerateRequest, request_id: str, caller: Caller) -> PlainResponse:
         """Continues a prompt, for the plain protocol.
 
         Raises:
@@ -128,8 +130,8 @@ class Handlers:
         """
         fields = {name: value for name, value in body.model_dump().items() if name != "prompt"}
         completion = CompletionRequest(prompt=body.prompt, **fields)
-        requests = self._requests([await self._ids(body.prompt)], completion, body.max_tokens, None, None)
-        return PlainResponse(self.engine, requests[0], request_id)
+        requests = self._requests([await self._ids(body.prompt)], completion, caller, body.max_tokens, None, None)
+        return PlainResponse(Metered(self.engine, caller), requests[0], request_id)
 
     async def tokenize(self, body: TokenizeRequest) -> dict[str, Any]:
         """The tokens of a text.
@@ -216,12 +218,14 @@ class Handlers:
         self,
         prompts: list[list[int]],
         body: GenerationFields,
+        caller: Caller,
         max_tokens: int | None,
         logprobs: int | None,
         scored: int | None,
         guide: Guide | None = None,
     ) -> list[Request]:
         """A request to the engine for each prompt."""
+        self._check_sizes(prompts, body.n, max_tokens)
 
         def default(name: str) -> Any:
             value = getattr(body, name)
@@ -258,12 +262,26 @@ class Handlers:
                 guide=guide,
             )
             timeout = self._settings.request_timeout
-            made.append(Request(uuid.uuid4().hex, ids, params, body.priority, body.user, timeout))
+            made.append(Request(uuid.uuid4().hex, ids, params, body.priority, body.user or caller.user, timeout))
         return made
+
+    def _check_sizes(self, prompts: list[list[int]], n: int, max_tokens: int | None) -> None:
+        """Refuses what is within the model's limits but not within this server's."""
+        settings = self._settings
+        most, longest = settings.max_tokens_limit, max(map(len, prompts))
+        if n > settings.max_n:
+            raise InvalidRequestError(f"n is {n}; this server allows up to {settings.max_n}", "n")
+        if most is not None and max_tokens is not None and max_tokens > most:
+            raise InvalidRequestError(f"max_tokens is {max_tokens}; this server allows up to {most}", "max_tokens")
+        if settings.max_prompt_tokens is not None and longest > settings.max_prompt_tokens:
+            raise ContextLengthError(
+                f"the prompt has {longest} tokens; this server allows up to {settings.max_prompt_tokens}", "prompt"
+            )
 
     def _most_tokens(self, prompt_length: int) -> int:
         """The default of max_tokens, less where the context ends before it."""
-        return max(1, min(self._settings.max_tokens, self._model.config.max_position_embeddings - prompt_length))
+        most = min(self._settings.max_tokens, self._settings.max_tokens_limit or self._settings.max_tokens)
+        return max(1, min(most, self._model.config.max_position_embeddings - prompt_length))
 
 
 def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
-from python_layer.inference.engine import InferenceEngine
+from python_layer.inference.fronts import Generates
 from python_layer.inference.request import Output, Request
 from python_layer.server.errors import check_in_time, error_event
 from python_layer.server.formats import JSON
@@ -23,7 +23,7 @@ class PlainResponse:
         request_id: The HTTP request's.
     """
 
-    def __init__(self, engine: InferenceEngine, request: Request, request_id: str) -> None:
+    def __init__(self, engine: Generates, request: Request, request_id: str) -> None:
         self._engine, self._request, self._id = engine, request, request_id
         self._began = time.perf_counter()
         self._text: list[str] = []

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from python_layer.inference.engine import InferenceEngine
+from python_layer.inference.fronts import Generates
 from python_layer.inference.request import Output, Request, TokenLogprobs
 from python_layer.server.errors import check_in_time, error_event
 from python_layer.server.formats import JSON, Format, prompt_logprobs
@@ -59,7 +59,7 @@ class Response:
 
     def __init__(
         self,
-        engine: InferenceEngine,
+        engine: Generates,
         requests: list[Request],
         form: Form,
         format: Format,

@@ -1,5 +1,6 @@
 """Runs the server: what it prints, and what signals do."""
 
+import os
 import sys
 import threading
 import time
@@ -12,10 +13,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from python_layer.inference.build import build_engine, memory_summary
 from python_layer.model.loading import load_model
+from python_layer.server.access import access_of, is_public
 from python_layer.server.api import create_app
 from python_layer.server.handlers import Handlers
 from python_layer.server.service import Report, Service
 from python_layer.utils.settings import Settings
+
+OPEN_TO_ALL = (
+    "other machines can reach {0}, and nobody is asked for a key; "
+    "--api-keys-file asks for one, --host 127.0.0.1 keeps others out"
+)
 
 
 def service_of(settings: Settings) -> Service:
@@ -30,8 +37,12 @@ def service_of(settings: Settings) -> Service:
 
 
 def app_of(settings: Settings) -> FastAPI:
-    """The application, for a server of one's own."""
-    return create_app(service_of(settings))
+    """The application, for a server of one's own.
+
+    Raises:
+        ConfigError: As :func:`~python_layer.server.access.access_of`.
+    """
+    return create_app(service_of(settings), access_of(settings, os.environ))
 
 
 class Server(uvicorn.Server):
@@ -56,10 +67,15 @@ def run_server(settings: Settings) -> int:
 
     Returns:
         The process's exit code: 1 if the model can't be loaded.
+
+    Raises:
+        ConfigError: As :func:`~python_layer.server.access.access_of`.
     """
-    service = service_of(settings)
+    service, access = service_of(settings), access_of(settings, os.environ)
+    if is_public(settings.host) and not access.keys:
+        print(f"mili: warning: {OPEN_TO_ALL.format(settings.host)}", file=sys.stderr)
     config = uvicorn.Config(
-        create_app(service),
+        create_app(service, access),
         host=settings.host,
         port=settings.port,
         log_level="warning",

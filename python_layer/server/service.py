@@ -78,6 +78,18 @@ class Service:
             }.get(state, f"the model could not be loaded: {self.failure}")
         )
 
+    def check_room(self, entering: int) -> None:
+        """Refuses one more request that is sure to find the queue full; says nothing while there is no model.
+
+        Args:
+            entering: Requests on their way to the engine.
+
+        Raises:
+            OverloadedError: The queue is full.
+        """
+        if self._handlers is not None:
+            self._handlers.engine.check_room(entering)
+
     def health(self) -> dict[str, Any]:
         """The state of every part, and ``status``: healthy, degraded or unhealthy."""
         memory = psutil.virtual_memory()

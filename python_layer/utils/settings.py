@@ -3,19 +3,24 @@
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from python_layer.utils.errors import ConfigError
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
 FILES = ("model_config.json", "inference_config.json", "server_config.yaml")
 PREFIX = "MILI_"
-OTHER_VARIABLES = {"MILI_CACHE_DIR"}
+OTHER_VARIABLES = {"MILI_CACHE_DIR", "MILI_API_KEYS", "MILI_ADMIN_KEY"}
 """Environment variables that are no settings."""
+
+
+def _split(value: Any) -> Any:
+    """A text with commas, as flags and variables have it, is a list."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -64,6 +69,23 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the server listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the server listens on.")
     drain_timeout: int = Field(30, ge=0, description="Most seconds to finish requests after the first signal to end.")
+    api_keys_file: str | None = Field(
+        None, description="File with a line name:sha256-hex for each API key; MILI_API_KEYS has plain ones."
+    )
+    admin_key_file: str | None = Field(
+        None, description="Likewise, the key that /metrics needs; MILI_ADMIN_KEY has a plain one."
+    )
+    requests_per_minute: int | None = Field(None, ge=1, description="Most requests of a key, or else of an address.")
+    tokens_per_minute: int | None = Field(
+        None, ge=1, description="Most tokens of a key, or else of an address, prompts and answers together."
+    )
+    max_body_bytes: int = Field(8 * 2**20, ge=1, description="Most bytes of a request's body.")
+    max_prompt_tokens: int | None = Field(None, ge=1, description="Most tokens of a prompt; none is the context.")
+    max_tokens_limit: int | None = Field(None, ge=1, description="Most that max_tokens may be; none is the context.")
+    max_n: int = Field(128, ge=1, le=128, description="Most answers to one prompt, n.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="Origins whose pages may use the server from a browser, such as https://example.org; * is all."
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -96,7 +96,7 @@ def test_text_that_is_no_unicode_is_refused(url: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request, timeout=30)
     assert caught.value.code == 400
-    assert json.load(caught.value)["error"]["param"] == "prompt"
+    assert "surrogate" in json.load(caught.value)["error"]["message"]
 
 
 def test_other_models_are_not_found(client: openai.OpenAI) -> None:
@@ -370,11 +370,11 @@ def test_values_beyond_machine_numbers_do_no_harm(url: str, client: openai.OpenA
         ("/v1/chat/completions", {"messages": MESSAGES, "chat_template_kwargs": {"self": 1}}, "messages"),
         ("/v1/chat/completions", {"messages": MESSAGES, "chat_template_kwargs": {"tools": []}}, "chat_template_kwargs"),
         ("/v1/chat/completions", {"messages": MESSAGES, "top_logprobs": 21, "logprobs": True}, "top_logprobs"),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
-        ("/apply-template", {"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "\ud800"}]}, None),
+        ("/apply-template", {"messages": [{"role": "user", "content": "\ud800"}]}, None),
         ("/detokenize", {"tokens": [99999]}, "tokens"),
         ("/v1/completions", {"prompt": "x", "\ud800": 1}, None),
-        ("/tokenize", {"text": "\ud800"}, "text"),
+        ("/tokenize", {"text": "\ud800"}, None),
     ],
 )
 def test_what_is_wrong_has_a_status(client: openai.OpenAI, route: str, body: dict, param: str | None) -> None:
