@@ -17,7 +17,7 @@ override PROMPT := $(value PROMPT)
 export MODEL HOST PORT PROMPT
 MODEL_FLAG = $${MODEL:+--model "$$MODEL"}
 
-.PHONY: help setup build serve generate chat test lint bench load-test clean
+.PHONY: help setup build serve generate chat test lint bench load-test fuzz flood clean
 .PHONY: train-setup train-tokenizer train-data train evaluate
 
 help: ## Show the tasks
@@ -72,6 +72,12 @@ load-test: build ## 1,000 requests at 50 and at 256 at once, then with half the 
 	@$(BIN)/python tests/performance/load_test.py $(MODEL_FLAG) --concurrent 256
 	@$(BIN)/python tests/performance/load_test.py $(MODEL_FLAG) --concurrent 50 --leave 0.5
 	@$(BIN)/python tests/performance/load_test.py $(MODEL_FLAG) --concurrent 256 --leave 0.5
+
+fuzz: build ## 20,000 hostile requests at the server, and what schemathesis makes of its OpenAPI document
+	@$(BIN)/python tests/performance/fuzz.py
+
+flood: build ## Ten times as many requests at once as the server has room for
+	@$(BIN)/python tests/performance/flood.py
 
 train-setup: $(TRAIN_STAMP)
 	@:

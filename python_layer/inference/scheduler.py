@@ -102,8 +102,7 @@ class ContinuousBatchScheduler:
                 f"cache, which holds {capacity}; shorten the prompt or lower max_tokens",
                 "max_tokens",
             )
-        if len(self.waiting) + arriving >= self.config.max_waiting:
-            raise self._overloaded()
+        self.check_room(arriving)
 
     def check_room(self, arriving: int) -> None:
         """Refuses what would find the queue full though all that may run did; may be called from any thread.
@@ -116,7 +115,7 @@ class ContinuousBatchScheduler:
         """
         idle = max(0, self.config.max_running - len(self.running))
         if len(self.waiting) + arriving >= self.config.max_waiting + idle:
-            raise self._overloaded()
+            raise OverloadedError(f"{self.config.max_waiting} requests are waiting, the most allowed; try again later")
 
     def add(self, sequence: Sequence) -> None:
         """Puts a sequence that passed :meth:`check` into the queue."""
@@ -211,9 +210,6 @@ class ContinuousBatchScheduler:
     def _most(sequence: Sequence, budget: int) -> int:
         """Tokens of a sequence that a step takes: few where each brings a row of logits, as long as the vocabulary."""
         return min(budget, SCORED_ROWS) if sequence.scores_prompt else budget
-
-    def _overloaded(self) -> OverloadedError:
-        return OverloadedError(f"{self.config.max_waiting} requests are waiting, the most allowed; try again later")
 
     def _admit(self, sequence: Sequence) -> None:
         self.stats.admitted += 1

@@ -19,6 +19,8 @@ from python_layer.server.handlers import Handlers
 from python_layer.server.service import Report, Service
 from python_layer.utils.settings import Settings
 
+SWITCH_INTERVAL = 5e-4
+"""Seconds that the engine's thread, or one that makes tokens, may keep the one that answers from going on."""
 OPEN_TO_ALL = (
     "other machines can reach {0}, and nobody is asked for a key; "
     "--api-keys-file asks for one, --host 127.0.0.1 keeps others out"
@@ -72,6 +74,7 @@ def run_server(settings: Settings) -> int:
         ConfigError: As :func:`~python_layer.server.access.access_of`.
     """
     service, access = service_of(settings), access_of(settings, os.environ)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     if is_public(settings.host) and not access.keys:
         print(f"mili: warning: {OPEN_TO_ALL.format(settings.host)}", file=sys.stderr)
     config = uvicorn.Config(

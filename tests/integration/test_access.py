@@ -1,13 +1,11 @@
 """Keys, limits and sizes, on the running server."""
 
 import json
-import os
 import re
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -17,6 +15,7 @@ from tests.integration.server import free_port, mili, mili_command, running_serv
 
 HELLO = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
 CHAT = "/v1/chat/completions"
+CLIENT = httpx.Client(timeout=60)
 
 
 def error(answer: httpx.Response) -> tuple[int, str]:
@@ -25,27 +24,6 @@ def error(answer: httpx.Response) -> tuple[int, str]:
     assert body["message"]
     assert body["request_id"] == answer.headers["x-request-id"]
     return answer.status_code, body["code"]
-
-
-@contextmanager
-def server_with_log(*arguments: str, **environment: str) -> Iterator[tuple[str, Path]]:
-    """A server's URL, and the file where all it prints goes."""
-    port = free_port()
-    log = Path(os.environ["PYTEST_LOGS"]) / f"{port}.log"
-    with log.open("w") as output:
-        command = [mili_command(), "serve", "--port", str(port), *arguments]
-        process = subprocess.Popen(command, stdout=output, stderr=output, text=True, env=os.environ | environment)
-        try:
-            wait_for(f"http://127.0.0.1:{port}/ready", process)
-            yield f"http://127.0.0.1:{port}", log
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-@pytest.fixture(autouse=True)
-def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_LOGS", str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -61,25 +39,26 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def test_a_server_with_keys_opens_to_them_only(keys: dict[str, str]) -> None:
+def test_a_server_with_keys_opens_to_them_only(keys: dict[str, str], tmp_path: Path) -> None:
+    log = tmp_path / "log"
     arguments = ("--api-keys-file", keys["file"], "--requests-per-minute", "3")
-    with server_with_log(*arguments, MILI_API_KEYS="plain-1", MILI_ADMIN_KEY="boss") as (url, log):
+    with running_server(*arguments, log=log, MILI_API_KEYS="plain-1", MILI_ADMIN_KEY="boss") as url:
         for route in ("/v1/models", "/docs", "/openapi.json", "/version", CHAT, "/nowhere", "/metrics", "/health/"):
-            answer = httpx.get(url + route)
+            answer = CLIENT.get(url + route)
             assert error(answer) == (401, "invalid_api_key"), route
             assert answer.headers["www-authenticate"] == "Bearer"
         for wrong in ("Bearer x", "Bearer", "Basic x", keys["alice"], "Bearer boss", f"Bearer {keys['alice']}x"):
-            answer = httpx.post(url + CHAT, json=HELLO, headers={"Authorization": wrong})
+            answer = CLIENT.post(url + CHAT, json=HELLO, headers={"Authorization": wrong})
             assert error(answer) == (401, "invalid_api_key"), wrong
         for route in ("/health", "/ready"):
-            assert httpx.get(url + route).status_code == 200
+            assert CLIENT.get(url + route).status_code == 200
         for key in (keys["alice"], "plain-1"):
-            assert httpx.get(f"{url}/v1/models", headers=bearer(key)).status_code == 200
-        assert httpx.get(f"{url}/metrics", headers=bearer("boss")).status_code != 401
-        assert httpx.get(f"{url}/metrics", headers=bearer(keys["alice"])).status_code == 401
+            assert CLIENT.get(f"{url}/v1/models", headers=bearer(key)).status_code == 200
+        assert CLIENT.get(f"{url}/metrics", headers=bearer("boss")).status_code != 401
+        assert CLIENT.get(f"{url}/metrics", headers=bearer(keys["alice"])).status_code == 401
         # Each key has a limit of its own, on the same address.
         for name in ("alice", "bob"):
-            seen = [httpx.post(url + CHAT, json=HELLO, headers=bearer(keys[name])) for _ in range(4)]
+            seen = [CLIENT.post(url + CHAT, json=HELLO, headers=bearer(keys[name])) for _ in range(4)]
             assert [answer.status_code for answer in seen] == [200, 200, 200, 429]
             assert error(seen[3]) == (429, "rate_limited")
             assert 1 <= int(seen[3].headers["retry-after"]) <= 20
@@ -90,14 +69,14 @@ def test_a_server_with_keys_opens_to_them_only(keys: dict[str, str]) -> None:
 
 def test_retry_after_is_true() -> None:
     with running_server("--tokens-per-minute", "600") as url:
-        body = {"prompt": [5] * 40, "max_tokens": 600, "ignore_eos": True}
-        answer = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+        body = {"prompt": [5] * 650, "max_tokens": 1}
+        answer = CLIENT.post(f"{url}/v1/completions", json=body)
         assert answer.headers["x-ratelimit-limit-tokens"] == "600"
         assert answer.headers["x-ratelimit-remaining-tokens"] == "0"
-        refused = httpx.post(f"{url}/v1/completions", content=b"not even read")
+        refused = CLIENT.post(f"{url}/v1/completions", content=b"not even read")
         assert error(refused) == (429, "rate_limited")
         time.sleep(int(refused.headers["retry-after"]))
-        assert httpx.post(f"{url}/v1/completions", json={"prompt": "x", "max_tokens": 1}).status_code == 200
+        assert CLIENT.post(f"{url}/v1/completions", json={"prompt": "x", "max_tokens": 1}).status_code == 200
 
 
 def chunks(count: int) -> Iterator[bytes]:
@@ -110,16 +89,16 @@ def test_sizes() -> None:
     with running_server(*limits) as url:
 
         def ask(**fields: object) -> httpx.Response:
-            return httpx.post(f"{url}/v1/completions", json={"prompt": "x"} | fields, timeout=60)
+            return CLIENT.post(f"{url}/v1/completions", json={"prompt": "x"} | fields)
 
         json_type = {"Content-Type": "application/json"}
         for body in (b" " * 20001, chunks(30)):
-            answer = httpx.post(f"{url}/v1/completions", content=body, headers=json_type)
+            answer = CLIENT.post(f"{url}/v1/completions", content=body, headers=json_type)
             assert error(answer) == (413, "body_too_large")
             assert "20000" in answer.json()["error"]["message"]
         # As much as is allowed is read: it is refused for what it says.
         for body in (b" " * 20000, chunks(20)):
-            answer = httpx.post(f"{url}/v1/completions", content=body, headers=json_type)
+            answer = CLIENT.post(f"{url}/v1/completions", content=body, headers=json_type)
             assert error(answer) == (400, "invalid_request")
         assert error(ask(prompt=[5] * 51)) == (400, "context_length_exceeded")
         assert error(ask(max_tokens=61)) == (400, "invalid_request")
@@ -127,17 +106,18 @@ def test_sizes() -> None:
         assert ask(prompt=[5] * 50, max_tokens=2, n=2).status_code == 200
         assert ask(ignore_eos=True).json()["usage"]["completion_tokens"] == 60
         chat = {"messages": HELLO["messages"], "max_completion_tokens": 61}
-        assert error(httpx.post(url + CHAT, json=chat)) == (400, "invalid_request")
+        assert error(CLIENT.post(url + CHAT, json=chat)) == (400, "invalid_request")
 
 
 def test_a_full_queue_refuses_before_the_body_is_looked_at() -> None:
     with running_server("--max-running", "1", "--max-waiting", "1") as url:
         body = {"prompt": "x", "max_tokens": 2000, "ignore_eos": True, "stream": True}
         with (
-            httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as running,
+            CLIENT.stream("POST", f"{url}/v1/completions", json=body) as running,
             httpx.Client(timeout=60) as client,
         ):
-            assert next(running.iter_lines()).startswith("data:")
+            lines = running.iter_lines()  # the answer is left when this is gone
+            assert next(lines).startswith("data:")
             waiting = client.build_request("POST", f"{url}/v1/completions", json=body)
             with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as raw:
                 raw.sendall(
@@ -145,13 +125,15 @@ def test_a_full_queue_refuses_before_the_body_is_looked_at() -> None:
                     + f"Content-Length: {len(waiting.content)}\r\n\r\n".encode()
                     + waiting.content
                 )
-                while httpx.get(f"{url}/health").json()["queue"]["waiting"] < 1:
+                deadline = time.monotonic() + 30
+                while CLIENT.get(f"{url}/health").json()["queue"]["waiting"] < 1:
+                    assert time.monotonic() < deadline
                     time.sleep(0.01)
                 for route in ("/v1/completions", CHAT, "/generate"):
-                    answer = httpx.post(url + route, content=b"not even read")
+                    answer = CLIENT.post(url + route, content=b"not even read")
                     assert error(answer) == (429, "overloaded")
                     assert answer.headers["retry-after"] == "1"
-                assert httpx.post(f"{url}/tokenize", json={"text": "x"}).status_code == 200
+                assert CLIENT.post(f"{url}/tokenize", json={"text": "x"}).status_code == 200
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +164,7 @@ WRONG_BODIES = {
 
 @pytest.mark.parametrize("body", WRONG_BODIES.values(), ids=WRONG_BODIES)
 def test_no_body_costs_more_than_a_400(url: str, body: bytes) -> None:
-    answer = httpx.post(f"{url}/v1/completions", content=body, headers={"Content-Type": "application/json"}, timeout=60)
+    answer = CLIENT.post(f"{url}/v1/completions", content=body, headers={"Content-Type": "application/json"})
     assert error(answer) == (400, "invalid_request")
     assert len(answer.content) < 5000  # says what is wrong, and does not repeat it all
 
@@ -191,10 +173,10 @@ def test_no_body_costs_more_than_a_400(url: str, body: bytes) -> None:
 def test_bodies_must_be_called_json(url: str, kind: str | None) -> None:
     body = json.dumps({"prompt": "x", "max_tokens": 1}).encode()
     headers = {} if kind is None else {"Content-Type": kind}
-    answer = httpx.post(f"{url}/v1/completions", content=body, headers=headers)
+    answer = CLIENT.post(f"{url}/v1/completions", content=body, headers=headers)
     assert error(answer) == (400, "invalid_request")
     assert "application/json" in answer.json()["error"]["message"]
-    good = httpx.post(
+    good = CLIENT.post(
         f"{url}/v1/completions", content=body, headers={"Content-Type": "application/JSON; charset=utf-8"}
     )
     assert good.status_code == 200
@@ -203,35 +185,35 @@ def test_bodies_must_be_called_json(url: str, kind: str | None) -> None:
 def test_pages_of_other_origins_are_let_in_by_name(url: str) -> None:
     asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
     asked["Access-Control-Request-Headers"] = "authorization, content-type"
-    answer = httpx.options(url + CHAT, headers=asked)
+    answer = CLIENT.options(url + CHAT, headers=asked)
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == "https://a.example"
     assert "authorization" in answer.headers["access-control-allow-headers"]
-    other = httpx.post(url + CHAT, json=HELLO, headers={"Origin": "https://evil.example"})
+    other = CLIENT.post(url + CHAT, json=HELLO, headers={"Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
-    refused = httpx.post(url + CHAT, json={}, headers={"Origin": "https://b.example"})
+    refused = CLIENT.post(url + CHAT, json={}, headers={"Origin": "https://b.example"})
     assert refused.headers["access-control-allow-origin"] == "https://b.example"  # so that the page can read why
 
 
 def test_without_origins_there_is_no_cors() -> None:
     with running_server() as url:
-        answer = httpx.post(url + CHAT, json=HELLO, headers={"Origin": "https://a.example"})
+        answer = CLIENT.post(url + CHAT, json=HELLO, headers={"Origin": "https://a.example"})
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_no_log_line_holds_what_was_asked_or_answered() -> None:
-    secret = "zanzibar-7431"
-    with server_with_log() as (url, log):
+def test_no_log_line_holds_what_was_asked_or_answered(tmp_path: Path) -> None:
+    secret, log = "zanzibar-7431", tmp_path / "log"
+    with running_server(log=log) as url:
         answers = [
-            httpx.post(f"{url}/v1/completions", json={"prompt": secret, "max_tokens": 3}),
-            httpx.post(url + CHAT, json={"messages": [{"role": "user", "content": secret}]}, timeout=60),
-            httpx.post(f"{url}/generate", json={"prompt": secret, "max_tokens": 3, "stream": True}),
-            httpx.post(f"{url}/tokenize", json={"text": secret}),
-            httpx.post(f"{url}/tokenize", json={"text": [secret]}),
-            httpx.post(f"{url}/v1/completions", json={"prompt": {"a": secret}}),
-            httpx.post(url + CHAT, json={"messages": [{"role": secret, "content": secret}]}),
-            httpx.post(f"{url}/generate", content=f'{{"prompt": "{secret}'.encode()),
-            httpx.post(f"{url}/v1/completions", json={"prompt": [secret] * 5000}),
+            CLIENT.post(f"{url}/v1/completions", json={"prompt": secret, "max_tokens": 3}),
+            CLIENT.post(url + CHAT, json={"messages": [{"role": "user", "content": secret}]}),
+            CLIENT.post(f"{url}/generate", json={"prompt": secret, "max_tokens": 3, "stream": True}),
+            CLIENT.post(f"{url}/tokenize", json={"text": secret}),
+            CLIENT.post(f"{url}/tokenize", json={"text": [secret]}),
+            CLIENT.post(f"{url}/v1/completions", json={"prompt": {"a": secret}}),
+            CLIENT.post(url + CHAT, json={"messages": [{"role": secret, "content": secret}]}),
+            CLIENT.post(f"{url}/generate", content=f'{{"prompt": "{secret}'.encode()),
+            CLIENT.post(f"{url}/v1/completions", json={"prompt": [secret] * 5000}),
         ]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 200, *[400] * 5]
         assert not any(secret in answer.text for answer in answers[4:])

@@ -10,7 +10,7 @@ import jsonschema
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = {"setup", "serve", "generate", "chat", "test", "lint", "bench", "build"}
 # Tasks that need much time, which only the Makefile has.
-LONG = {"load-test", "train-setup", "train-tokenizer", "train-data", "train", "evaluate"}
+LONG = {"load-test", "fuzz", "flood", "train-setup", "train-tokenizer", "train-data", "train", "evaluate"}
 
 
 def read(name: str) -> dict:

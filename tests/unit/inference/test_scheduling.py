@@ -194,11 +194,15 @@ def test_what_never_fits_is_refused_with_both_numbers() -> None:
 
 
 def test_a_full_queue_refuses() -> None:
-    machine = Machine(5, max_waiting=2)
-    machine.scheduler.add(sequence("a", [1]))
-    machine.scheduler.check(1, 1)
+    machine = Machine(5, max_waiting=2, max_running=1)
+    machine.scheduler.add(sequence("a", [1]))  # goes on at once: only two more will wait
+    machine.scheduler.check(1, 1, arriving=1)
     with pytest.raises(OverloadedError):
-        machine.scheduler.check(1, 1, arriving=1)
+        machine.scheduler.check(1, 1, arriving=2)
+    machine.scheduler.plan()
+    machine.scheduler.check_room(1)
+    with pytest.raises(OverloadedError):
+        machine.scheduler.check_room(2)
 
 
 def finishing_order(policy: str, sequences: list[Sequence], **config: object) -> list[str]:
