@@ -1,8 +1,13 @@
 """The bodies of requests, after OpenAI's API and vLLM's additions. A field that is not listed is refused by name."""
 
-from typing import Annotated, Any, Literal, Self
+from collections import Counter
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+T = TypeVar("T")
+Listed = Annotated[list[T], Field(fail_fast=True)]
+"""A list whose first wrong item is the only one that is reported: a large body can have millions."""
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -39,7 +44,7 @@ class StructuredOutputs(BaseModel):
     json_: dict[str, Any] | bool | str | None = Field(None, alias="json", description="A JSON schema.")
     json_object: Literal[True] | None = Field(None, description="Any JSON object.")
     regex: str | None = Field(None, description="A pattern for the whole answer, in the syntax of Rust's regex.")
-    choice: list[str] | None = Field(None, min_length=1, description="One of these texts.")
+    choice: Listed[str] | None = Field(None, min_length=1, description="One of these texts.")
     grammar: str | None = Field(None, description="A grammar in Lark's syntax, as llguidance reads it.")
 
     @model_validator(mode="after")
@@ -65,7 +70,7 @@ class GenerationFields(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy.")
     top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling.")
     n: int = Field(1, description="Answers to generate.")
-    stop: str | list[str] | None = Field(None, description="Strings that end an answer.")
+    stop: str | Listed[str] | None = Field(None, description="Strings that end an answer.")
     seed: int | None = Field(None, description="The same seed gives the same answer.")
     presence_penalty: float = Field(0.0, description="Taken from the logits of tokens in the answer.")
     frequency_penalty: float = Field(0.0, description="Likewise, for each occurrence.")
@@ -77,7 +82,7 @@ class GenerationFields(BaseModel):
     min_p: float = Field(0.0, description="Least probability kept, relative to the likeliest token.")
     repetition_penalty: float = Field(1.0, description="Makes tokens of prompt and answer less likely.")
     min_tokens: int = Field(0, description="Tokens before which nothing ends the answer.")
-    stop_token_ids: list[int] = Field(default_factory=list, description="Tokens that end an answer.")
+    stop_token_ids: Listed[int] = Field(default_factory=list, description="Tokens that end an answer.")
     ignore_eos: bool = Field(False, description="Go on after an end-of-sequence token.")
     prompt_logprobs: int | None = Field(None, description="Likeliest tokens to report with each token of the prompt.")
     structured_outputs: StructuredOutputs | None = Field(None, description="What the answer must look like.")
@@ -89,7 +94,7 @@ class CompletionRequest(GenerationFields):
 
     model_config = _strict(prompt="Once upon a time", max_tokens=20)
 
-    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+    prompt: str | Listed[str] | Listed[int] | Listed[Listed[int]] = Field(
         description="A text or token ids, or a list of such prompts."
     )
     logprobs: int | None = Field(None, description="Likeliest tokens to report with each token, up to 20.")
@@ -131,9 +136,9 @@ class ChatMessage(BaseModel):
     model_config = STRICT
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | Listed[TextPart] | None = None
     reasoning_content: str | None = Field(None, description="An assistant's thoughts.")
-    tool_calls: list[ToolCall] | None = Field(None, min_length=1, description="An assistant's calls.")
+    tool_calls: Listed[ToolCall] | None = Field(None, min_length=1, description="An assistant's calls.")
     tool_call_id: str | None = Field(None, description="Which call a tool's message answers.")
     name: Literal[None] = Field(None, description="The chat template has no place for names.")
 
@@ -228,7 +233,7 @@ class ChatCompletionRequest(GenerationFields):
 
     model_config = _strict(messages=QUESTION)
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Listed[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, description="OpenAI's newer name of max_tokens.")
     logprobs: bool = Field(False, description="Report the log-probability of each token.")
     top_logprobs: int | None = Field(
@@ -237,7 +242,7 @@ class ChatCompletionRequest(GenerationFields):
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description='Variables of the chat template, such as {"enable_thinking": false}.'
     )
-    tools: list[Tool] | None = Field(None, description="Functions the model may call.")
+    tools: Listed[Tool] | None = Field(None, description="Functions the model may call.")
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = Field(
         None, description="Whether to call functions; auto is the default, required and a named one are for certain."
     )
@@ -246,14 +251,14 @@ class ChatCompletionRequest(GenerationFields):
         None
     )
     thinking_budget: int | None = Field(None, ge=0, description="Most tokens of thoughts; then they are ended.")
-    modalities: list[Literal["text"]] | None = None
+    modalities: Listed[Literal["text"]] | None = None
     store: Literal[False] | None = Field(None, description="Nothing is stored.")
     service_tier: Literal["auto", "default"] | None = Field(None, description="There is one tier.")
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [tool.function.name for tool in self.tools or []]
-        double = next((name for name in names if names.count(name) > 1), None)
+        counts = Counter(tool.function.name for tool in self.tools or [])
+        double = next((name for name, count in counts.items() if count > 1), None)
         if double is not None:
             raise ValueError(f"tools has two functions named {double!r}")
         return self
@@ -286,7 +291,7 @@ class DetokenizeRequest(BaseModel):
 
     model_config = _strict(tokens=[39, 72])
 
-    tokens: list[int]
+    tokens: Listed[int]
 
 
 class TemplateRequest(BaseModel):
@@ -294,7 +299,7 @@ class TemplateRequest(BaseModel):
 
     model_config = _strict(messages=QUESTION)
 
-    messages: list[ChatMessage] = Field(min_length=1)
-    tools: list[Tool] | None = Field(None, description="Functions the model may call.")
+    messages: Listed[ChatMessage] = Field(min_length=1)
+    tools: Listed[Tool] | None = Field(None, description="Functions the model may call.")
     add_generation_prompt: bool = Field(True, description="End with the opening of the assistant's turn.")
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, description="Variables of the chat template.")
