@@ -60,8 +60,8 @@ def create_app(service: Service, access: Access | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Streams that are under way when the server is told to end are finished, not cut.
         AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
-        # More threads that make tokens would only keep this one from answering.
-        to_thread.current_default_thread_limiter().total_tokens = os.cpu_count() or 1
+        # More threads that make tokens would only keep this one from answering; two are for what large prompts hold up.
+        to_thread.current_default_thread_limiter().total_tokens = (os.cpu_count() or 1) + 2
         service.start()
         yield
         await asyncio.to_thread(service.stop)

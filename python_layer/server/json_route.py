@@ -28,7 +28,10 @@ class JsonRequest(Request):
         try:
             value = from_json(body, allow_inf_nan=False)
         except ValueError as error:
-            raise json.JSONDecodeError(str(error), "", 0) from None
+            message = str(error)
+            if "hex escape" in message:
+                message += r" (\uD800 to \uDFFF are surrogates, which come in pairs)"
+            raise json.JSONDecodeError(message, "", 0) from None
         if body.count(b":") > MOST_KEYS:
             _check_keys(value)
         return value
