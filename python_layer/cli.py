@@ -162,7 +162,9 @@ def serve(
     model: Annotated[str | None, _panel("Model", "Checkpoint folder or hub id; default: models/mili-tiny.")] = None,
     dtype: Annotated[str | None, _panel("Model", "Type of the matrices: auto, float32, bfloat16 or float16.")] = None,
     kv_dtype: Annotated[str | None, _panel("Model", "Type of the KV cache: auto, float32 or bfloat16.")] = None,
-    compute_dtype: Annotated[str | None, _panel("Model", "auto (bfloat16 on CPUs with AVX512-BF16), float32, bfloat16.")] = None,
+    compute_dtype: Annotated[
+        str | None, _panel("Model", "auto (bfloat16 on CPUs with AVX512-BF16), float32, bfloat16.")
+    ] = None,
     page_size: Annotated[int | None, _panel("Model", "Positions per page of the KV cache.")] = None,
     kv_cache_memory: Annotated[float | None, _panel("Engine", "GiB of the KV cache; default: by free memory.")] = None,
     swap_memory: Annotated[float | None, _panel("Engine", "GiB for pages of preempted requests; 0 recomputes.")] = None,
@@ -185,6 +187,10 @@ def serve(
     queue_timeout: Annotated[float | None, _panel("Server", "Most seconds a request waits to begin.")] = None,
     request_timeout: Annotated[float | None, _panel("Server", "Most seconds from a request to its end.")] = None,
     drain_timeout: Annotated[int | None, _panel("Server", "Most seconds to finish after the first signal.")] = None,
+    log_format: Annotated[str | None, _panel("Observability", "console or json.")] = None,
+    log_level: Annotated[str | None, _panel("Observability", "debug, info, warning or error.")] = None,
+    log_prompts: Annotated[bool | None, _panel("Observability", "Log what is asked and answered.")] = None,
+    otlp_endpoint: Annotated[str | None, _panel("Observability", "URL of an OpenTelemetry collector.")] = None,
 ) -> None:
     """Serve the OpenAI-compatible API."""
     flags = {name: value for name, value in locals().items() if name != "checkpoint"}

@@ -49,6 +49,11 @@ class Handlers:
         self.memory = memory
 
     @property
+    def model(self) -> Qwen3Model:
+        """What is served."""
+        return self._model
+
+    @property
     def model_name(self) -> str:
         """The name requests may give."""
         return self._model.name

@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 
@@ -47,15 +47,24 @@ def wait_for(url: str, process: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def running_server(*arguments: str) -> Iterator[str]:
-    """The base URL of a server on a free port, which ends with the block."""
+def running_server(*arguments: str, log: Path | None = None, **environment: str) -> Iterator[str]:
+    """The base URL of a server on a free port, which ends with the block.
+
+    Args:
+        arguments: For ``mili serve``.
+        log: Where its standard error goes; otherwise nobody reads that, so it writes little.
+        environment: Variables beside this process's own.
+    """
     port = free_port()
-    command = [mili_command(), "serve", "--port", str(port), *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    quiet = [] if log else ["--log-level", "warning"]
+    command = [mili_command(), "serve", "--port", str(port), *quiet, *arguments]
     url = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(f"{url}/ready", process)
-        yield url
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
+    with ExitStack() as stack:
+        stderr = stack.enter_context(log.open("w")) if log else subprocess.PIPE
+        process = subprocess.Popen(command, stderr=stderr, text=True, env=os.environ | environment)
+        try:
+            wait_for(f"{url}/ready", process)
+            yield url
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
