@@ -22,7 +22,8 @@ from python_layer.server.api import create_app
 from python_layer.server.service import Service
 from python_layer.utils.logs import configure_logging
 from tests.integration.server import free_port, running_server, wait_for
-from tests.integration.test_metrics import leave, post, status_of
+from tests.integration.test_metrics import leave, post, scrape, status_of, value
+from tests.unit.inference.test_engine import wait_until
 
 SECRET = "a marmalade sandwich for Paddington"
 
@@ -37,20 +38,19 @@ def access_lines(lines: list[dict[str, Any]], route: str) -> list[dict[str, Any]
 
 def test_each_request_has_one_line_with_what_it_took(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with running_server("--log-format", "json", "--queue-timeout", "0.3", "--max-running", "1", log=log) as url:
+    with running_server("--log-format", "json", "--queue-timeout", "0.15", "--max-running", "1", log=log) as url:
         body = {"prompt": [5, 6, 7], "max_tokens": 4, "n": 2, "logprobs": 0}
         answer = post(url, "/v1/completions", body)
         assert status_of(url, "/v1/completions", {"prompt": "x", "n": 0}) == 400
         assert status_of(url, "/v1/completions", {"prompt": "x", "max_tokens": 99999}) == 400
         assert status_of(url, f"/{SECRET.replace(' ', '-')}", {}) == 404
-        long = {"prompt": "x", "max_tokens": 1900, "ignore_eos": True}
+        long = {"prompt": "x", "max_tokens": 700, "ignore_eos": True}
         reader = threading.Thread(target=post, args=(url, "/v1/completions", long))
         reader.start()
-        time.sleep(0.1)
+        wait_until(lambda: value(scrape(url), "num_requests_running") == 1)
         assert status_of(url, "/v1/completions", {"prompt": "late", "max_tokens": 5}) == 408
         reader.join()
         leave(url, "/v1/completions", long)
-        time.sleep(0.5)
     lines = lines_of(log)
     assert [line["event"] for line in lines if line["logger"] == "python_layer.server.run"] == ["serving"]
     first, *refused, late, whole, left = access_lines(lines, "/v1/completions")
@@ -67,9 +67,9 @@ def test_each_request_has_one_line_with_what_it_took(tmp_path: Path) -> None:
     assert 0 < first["seconds"] < 60
     assert [(line["status"], "prompt_tokens" in line) for line in refused] == [(400, False), (400, False)]
     assert (late["status"], late["finish_reason"], late["generated_tokens"]) == (408, "timeout", 0)
-    assert (whole["status"], whole["finish_reason"], whole["generated_tokens"]) == (200, "length", 1900)
+    assert (whole["status"], whole["finish_reason"], whole["generated_tokens"]) == (200, "length", 700)
     assert (left["status"], left["finish_reason"]) == (200, "abort")
-    assert 0 < left["generated_tokens"] < 1900
+    assert 0 < left["generated_tokens"] < 700
     assert [line["status"] for line in access_lines(lines, "unknown")] == [404]
     assert all(line["request_id"] for line in lines if line["logger"] == "mili.access")
     assert len({line["request_id"] for line in lines if "request_id" in line}) == len(

@@ -45,9 +45,9 @@ def http_requests(samples: Samples) -> Counter[tuple[str, str]]:
     return found
 
 
-def post(url: str, route: str, body: dict) -> dict:
+def post(url: str, route: str, body: dict, timeout: float = 120) -> dict:
     request = urllib.request.Request(url + route, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=120) as response:
+    with urllib.request.urlopen(request, timeout=timeout) as response:
         return json.load(response)
 
 
@@ -150,14 +150,17 @@ def test_clients_that_leave_are_aborts(url: str) -> None:
     body = {"prompt": "x", "max_tokens": 1500, "ignore_eos": True, "temperature": 1}
     leave(url, "/v1/completions", body)
     leave(url, "/v1/completions", body | {"n": 3})
-    after = settled(url, began + 2)
-    assert value(after, "num_aborts_total") - value(before, "num_aborts_total") == 2
+    with pytest.raises(TimeoutError):  # one that waits for the whole answer has nothing when it goes
+        post(url, "/v1/completions", body, timeout=0.3)
+    after = settled(url, began + 3)
+    assert value(after, "num_aborts_total") - value(before, "num_aborts_total") == 3
+    assert http_requests(after)["/v1/completions", "499"] == 1
     rose = {
         reason: value(after, "request_success_total", finished_reason=reason)
         - value(before, "request_success_total", finished_reason=reason)
         for reason in ("stop", "length", "abort", "timeout", "error")
     }
-    assert rose == {"stop": 0, "length": 0, "abort": 4, "timeout": 0, "error": 0}
+    assert rose == {"stop": 0, "length": 0, "abort": 5, "timeout": 0, "error": 0}
     assert value(after, "kv_cache_usage_perc") == 0
 
 
@@ -179,10 +182,10 @@ def test_speculation_is_counted(url: str) -> None:
 
 
 def test_what_is_under_way_shows_while_it_is() -> None:
-    arguments = ["--max-running", "1", "--queue-timeout", "0.5"]
+    arguments = ["--max-running", "1", "--queue-timeout", "0.15"]
     with running_server(*arguments) as url:
         reader = threading.Thread(
-            target=post, args=(url, "/v1/completions", {"prompt": "x", "max_tokens": 1900, "ignore_eos": True})
+            target=post, args=(url, "/v1/completions", {"prompt": "x", "max_tokens": 700, "ignore_eos": True})
         )
         reader.start()
         deadline = time.monotonic() + 10
@@ -199,16 +202,16 @@ def test_what_is_under_way_shows_while_it_is() -> None:
         assert value(samples, "request_success_total", finished_reason="timeout") == 1
         assert value(samples, "request_success_total", finished_reason="length") == 1
         assert value(samples, "time_to_first_token_seconds_count") == 1
-        assert value(samples, "request_queue_time_seconds_sum") >= 0.5
+        assert value(samples, "request_queue_time_seconds_sum") >= 0.15
         assert http_requests(samples)["/v1/completions", "408"] == 1
 
 
 def test_preemption_changes_no_count() -> None:
-    with running_server("--kv-cache-memory", "0.0025", "--no-prefix-caching") as url:
+    with running_server("--kv-cache-memory", "0.001", "--no-prefix-caching") as url:
         answers: list[dict] = []
 
         def ask(first: int) -> None:
-            body = {"prompt": [first, 6, 7], "max_tokens": 700, "ignore_eos": True, "logprobs": 0}
+            body = {"prompt": [first, 6, 7], "max_tokens": 250, "ignore_eos": True, "logprobs": 0}
             answers.append(post(url, "/v1/completions", body))
 
         readers = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
@@ -217,11 +220,11 @@ def test_preemption_changes_no_count() -> None:
         for reader in readers:
             reader.join()
         samples = settled(url, 4)
-        assert [len(answer["choices"][0]["logprobs"]["tokens"]) for answer in answers] == [700] * 4
+        assert [len(answer["choices"][0]["logprobs"]["tokens"]) for answer in answers] == [250] * 4
         assert value(samples, "num_preemptions_total") > 0
-        assert value(samples, "generation_tokens_total") == 2800
+        assert value(samples, "generation_tokens_total") == 1000
         assert value(samples, "prompt_tokens_total") == 12
-        assert value(samples, "inter_token_latency_seconds_count") == 2796
+        assert value(samples, "inter_token_latency_seconds_count") == 996
         assert value(samples, "request_queue_time_seconds_count") == 4
         assert value(samples, "prefix_cache_queries_total") == 0
 

@@ -114,7 +114,6 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Collector, dict[st
             answers["several"] = ask(url, "several", body | {"prompt": [[1, 2], [3, 4, 5]]})
             assert status_of(url, "/v1/completions", {"prompt": "x", "max_tokens": 99999}) == 400
             leave(url, "/v1/completions", {"prompt": "x", "max_tokens": 1900, "ignore_eos": True})
-            time.sleep(0.3)
     return collector, answers, lines_of(log)
 
 
