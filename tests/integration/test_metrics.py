@@ -207,7 +207,7 @@ def test_what_is_under_way_shows_while_it_is() -> None:
 
 
 def test_preemption_changes_no_count() -> None:
-    with running_server("--kv-cache-memory", "0.001", "--no-prefix-caching") as url:
+    with running_server("--kv-cache-memory", "0.001", "--max-running", "4", "--no-prefix-caching") as url:
         answers: list[dict] = []
 
         def ask(first: int) -> None:

@@ -124,6 +124,21 @@ def test_timeouts_in_the_queue_and_under_way() -> None:
         assert engine.request_stats.queue_time.sum >= 0.2
 
 
+def test_the_queue_is_where_a_request_waits_for_another() -> None:
+    reader = Reader()
+    requests = [Request(name, [1], GenerationParams(max_tokens=20, ignore_eos=True)) for name in ("first", "second")]
+    with running(64, model=MockModel(64, delay=0.005), max_running=1) as engine:
+        for request in requests:
+            engine.submit(request, reader.sink)
+        settled(engine, 2)
+        check(engine, reader, requests)
+        first, second = (request.timeline for request in requests)
+        # The clock is read as a step is planned, or later in that step.
+        assert second.scheduled >= first.first_token + 18 * 0.005
+        waited = sum(timeline.scheduled - timeline.arrived for timeline in (first, second))
+        assert engine.request_stats.queue_time.sum == pytest.approx(waited)
+
+
 def test_a_failure_ends_requests_with_an_error_and_nothing_runs_any_more() -> None:
     reader, model = Reader(), MockModel(64)
     model.fail_at = 5
