@@ -82,15 +82,14 @@ class RequestTracer:
 
     def _add_phases(self, parent: Span, request: Request) -> None:
         """A span for each phase that a request came to; its last one ends with it."""
-        timeline = request.timeline
-        # The engine's seconds have an origin of their own.
-        origin = time.time_ns() - round(time.monotonic() * 1e9)
-        ended = time.monotonic() if timeline.ended is None else timeline.ended
-        starts = {"queue": timeline.arrived, "prefill": timeline.scheduled, "decode": timeline.first_token}
-        ends = (timeline.scheduled, timeline.first_token, None)
-        for (name, start), end in zip(starts.items(), ends, strict=True):
+        timeline, context = request.timeline, set_span_in_context(parent)
+        # What goes on although nobody waits for it ends now, after all that has happened to it.
+        times = [timeline.arrived, timeline.scheduled, timeline.first_token, timeline.ended]
+        now = time.monotonic()
+        origin = time.time_ns() - round(now * 1e9)  # the engine's seconds have one of their own
+        ended = now if times[-1] is None else times[-1]
+        for name, start, end in zip(("queue", "prefill", "decode"), times, times[1:], strict=False):
             if start is not None:
-                context = set_span_in_context(parent)
                 span = self._tracer.start_span(name, context, start_time=origin + round(start * 1e9))
                 span.end(origin + round((ended if end is None else end) * 1e9))
 

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 import warnings
@@ -16,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
+from python_layer.model.qwen3_model import LoadTimes
 from python_layer.server.api import create_app
+from python_layer.server.handlers import Handlers
 from python_layer.server.service import Service
 from python_layer.utils.logs import configure_logging
-from tests.integration.server import free_port, running_server, wait_for
+from python_layer.utils.settings import Settings
+from tests.integration.server import free_port, running_server, served, wait_for
 from tests.integration.test_metrics import leave, post, scrape, status_of, value
+from tests.unit.inference.mock_model import MockModel, make_engine
 from tests.unit.inference.test_engine import wait_until
 
 SECRET = "a marmalade sandwich for Paddington"
@@ -181,24 +183,14 @@ class Defective:
 
 def test_a_traceback_stays_on_one_line_with_the_requests_id(logs: io.StringIO) -> None:
     service = Service(lambda report: Defective(), 10)  # type: ignore[arg-type,return-value]
-    server = uvicorn.Server(uvicorn.Config(create_app(service), port=0, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
+    with served(create_app(service)) as url:
         assert service.wait(10)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        body = b'{"prompt": "x"}'
         headers = {"Content-Type": "application/json", "X-Request-ID": "the-one"}
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", body, headers)
+        request = urllib.request.Request(f"{url}/v1/completions", b'{"prompt": "x"}', headers)
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(request, timeout=30)
         assert caught.value.code == 500
         assert json.load(caught.value)["error"]["request_id"] == "the-one"
-    finally:
-        server.should_exit = True
-        thread.join()
     lines = [json.loads(line) for line in logs.getvalue().splitlines()]
     [access] = [line for line in lines if line["logger"] == "mili.access"]
     assert (access["status"], access["route"], access["request_id"]) == (500, "/v1/completions", "the-one")
@@ -206,6 +198,46 @@ def test_a_traceback_stays_on_one_line_with_the_requests_id(logs: io.StringIO) -
     assert "Traceback (most recent call last)" in failure["exception"]
     assert "ZeroDivisionError: a defect\nof two lines" in failure["exception"]
     assert failure["request_id"] == "the-one"
+
+
+class Checkpoint:
+    """What a server needs to know of a model beside its engine."""
+
+    name, tokenizer, config = "failing", None, MockModel.config
+    load_times = LoadTimes(load_s=1.0, compile_s=2.0, compile_cached=True, total_s=3.0)
+
+
+def test_a_model_that_fails_is_in_log_and_metrics(logs: io.StringIO) -> None:
+    model = MockModel(64, delay=0.02)
+    model.fail_at = 20
+    engine = make_engine(model, 64, max_running=2)
+    settings = Settings(_env_prefix="no variable begins like this")
+    service = Service(lambda report: Handlers(Checkpoint(), engine, settings), 10)  # type: ignore[arg-type]
+    with served(create_app(service)) as url:
+        assert service.wait(10)
+        body = {"prompt": [1, 2], "max_tokens": 90, "ignore_eos": True, "n": 2, "stream": True}
+        request = urllib.request.Request(
+            f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            events = [line for line in response if line.startswith(b"data: ")]
+        assert json.loads(events[-1][6:])["error"]["code"] == "internal_error"
+        assert status_of(url, "/v1/completions", body) == 503
+        wait_until(lambda: engine.stats().running == 0)
+        samples = scrape(url)
+    assert value(samples, "request_success_total", "failing", finished_reason="error") == 2
+    assert value(samples, "generation_tokens_total", "failing") == 2 * 19
+    for name in ("num_aborts_total", "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
+        assert value(samples, name, "failing") == 0
+    assert value(samples, "model_load_seconds", "failing") == 1
+    assert value(samples, "model_compile_seconds", "failing") == 2
+    lines = [json.loads(line) for line in logs.getvalue().splitlines()]
+    failed, refused = access_lines(lines, "/v1/completions")
+    shown = {name: failed[name] for name in ("status", "prompt_tokens", "generated_tokens", "finish_reason")}
+    assert shown == {"status": 200, "prompt_tokens": 2, "generated_tokens": 38, "finish_reason": "error"}
+    assert refused["status"] == 503
+    [failure] = [line for line in lines if line["event"] == "the engine failed"]
+    assert "RuntimeError: the device is gone" in failure["exception"]
 
 
 def test_warnings_go_the_same_way(logs: io.StringIO) -> None:

@@ -17,7 +17,6 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tests.integration.server import free_port, mili_command, running_server
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-MODEL = ("model_name", "mili-tiny")
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +31,9 @@ def scrape(url: str) -> Samples:
         return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
 
-def value(samples: Samples, name: str, **labels: str) -> float:
-    """A sample of the engine's; 0 if there is none yet."""
-    return samples.get((f"mili:{name}", frozenset([MODEL, *labels.items()])), 0.0)
+def value(samples: Samples, name: str, model_name: str = "mili-tiny", **labels: str) -> float:
+    """A sample of the engine's."""
+    return samples[f"mili:{name}", frozenset({"model_name": model_name, **labels}.items())]
 
 
 def http_requests(samples: Samples) -> Counter[tuple[str, str]]:
