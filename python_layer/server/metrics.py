@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from python_layer.inference.engine import InferenceEngine
 from python_layer.inference.request_stats import Histogram
+from python_layer.server.formats import ToolCallCounts
 
 PREFIX = "mili:"
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -27,12 +28,14 @@ class Served:
         model_name: The label of every one of them.
         load_seconds: What loading the weights took.
         compile_seconds: What compiling the model took, or reading it from the cache.
+        tool_calls: The calls in chat answers.
     """
 
     engine: InferenceEngine
     model_name: str
     load_seconds: float
     compile_seconds: float
+    tool_calls: ToolCallCounts
 
 
 class EngineCollector(Collector):
@@ -116,6 +119,13 @@ def _values(served: Served) -> Iterator[tuple[type[CounterMetricFamily] | type[G
     yield counter, "num_aborts", "Requests that were taken back.", requests.aborted
     yield counter, "spec_decode_num_draft_tokens", "Tokens proposed by speculation.", stats.drafted_tokens
     yield counter, "spec_decode_num_accepted_tokens", "Those of them that were right.", stats.accepted_tokens
+    yield counter, "tool_calls", "Tool calls in chat answers.", served.tool_calls.calls
+    yield (
+        counter,
+        "tool_calls_malformed",
+        "Blocks of answers that were no call, or no JSON.",
+        served.tool_calls.malformed,
+    )
 
 
 def _family(name: str, help_text: str, model_name: str, histogram: Histogram) -> HistogramMetricFamily:

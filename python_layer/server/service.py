@@ -84,7 +84,8 @@ class Service:
         if self._handlers is None:
             return None
         times = self._handlers.model.load_times
-        return Served(self._handlers.engine, self._handlers.model_name, times.load_s, times.compile_s)
+        calls = self._handlers.tool_calls
+        return Served(self._handlers.engine, self._handlers.model_name, times.load_s, times.compile_s, calls)
 
     def health(self) -> dict[str, Any]:
         """The state of every part, and ``status``: healthy, degraded or unhealthy."""
