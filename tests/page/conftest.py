@@ -53,7 +53,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     yield open_it
     for page, _ in pages:
         page.context.close()
-    origins = tuple(f"{url}/" for _, url in pages) + ("data:", "blob:")
+    origins = (*(f"{url}/" for _, url in pages), "blob:")
     assert [address for address in asked if not address.startswith(origins)] == []
     assert wrong == []
 

@@ -9,8 +9,8 @@ import jsonschema
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = {"setup", "serve", "generate", "chat", "test", "lint", "bench", "build"}
-# Tasks that need much time, which only the Makefile has.
-LONG = {"load-test", "train-setup", "train-tokenizer", "train-data", "train", "evaluate"}
+# Tasks that need much time or a browser, which only the Makefile has.
+LONG = {"load-test", "screenshots", "train-setup", "train-tokenizer", "train-data", "train", "evaluate"}
 
 
 # Packages that conda-forge has under another name than PyPI.

@@ -1,5 +1,7 @@
 // An answer as it grows: OpenAI's deltas folded into a message, and the clocks that run beside it.
 
+const SHORTEST = 1;
+
 /** A message that nothing has arrived of. Its clock is not kept with it. */
 export function newAnswer() {
   const message = { role: "assistant", content: "", reasoning: "", toolCalls: [], state: "waiting" };
@@ -33,8 +35,8 @@ export function endAnswer(message, state) {
   const { began, first, last } = message.clock;
   if (first === undefined) return;
   message.firstSeconds = (first - began) / 1000;
-  // The first token's time belongs to the prompt, so the others count.
-  if (message.tokens > 1 && last > first) message.perSecond = ((message.tokens - 1) * 1000) / (last - first);
+  // The first token's time belongs to the prompt, so the others count; pieces that came all at once tell no speed.
+  if (message.tokens > 1 && last - first >= SHORTEST) message.perSecond = ((message.tokens - 1) * 1000) / (last - first);
 }
 
 /** Whether it is thinking right now. */

@@ -106,7 +106,7 @@ function itemAt(lines, at, marker, depth) {
     // Nested items are taken from two spaces on, as models indent them below "1." too.
     const depthOf = line.search(/\S/);
     const nested = depthOf >= 2 && depthOf > marker[1].length + 1 && ITEM.test(line.trimStart());
-    if (depthOf < indent && !nested && (blanks > 0 || beginsBlock(lines, end, depth))) break;
+    if (depthOf < indent && !nested && (blanks > 0 || ITEM.test(line) || beginsBlock(lines, end, depth))) break;
     loose ||= blanks > 0 && depthOf >= indent && !ITEM.test(line.trimStart());
     inside.push(...Array(blanks).fill(""), line.slice(Math.min(indent, depthOf)));
     blanks = 0;

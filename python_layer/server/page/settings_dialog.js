@@ -65,7 +65,9 @@ export class SettingsDialog {
       const id = `problem-${name}`;
       field.setAttribute("aria-invalid", "true");
       field.setAttribute("aria-describedby", id);
-      field.after(element("p", { className: "problem", id }, text));
+      const problem = element("p", { className: "problem", id }, text);
+      field.after(problem);
+      if (field === document.activeElement) problem.scrollIntoView({ block: "nearest" });
       return field;
     });
     return fields[0];
