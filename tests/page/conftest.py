@@ -38,7 +38,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     asked: list[str] = []
     wrong: list[str] = []
 
-    def open_it(url: str, **options: object) -> Page:
+    def open_it(url: str, ready: str = "ready|failed", **options: object) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1100, "height": 800}, **options})
         page = context.new_page()
         page.set_default_timeout(20_000)
@@ -47,7 +47,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page.on("console", lambda message: wrong.append(message.text) if "Content Security" in message.text else None)
         pages.append((page, url))
         page.goto(url)
-        expect(page.locator("#model")).to_have_attribute("data-state", re.compile("ready|failed"))
+        expect(page.locator("#model")).to_have_attribute("data-state", re.compile(ready))
         return page
 
     yield open_it

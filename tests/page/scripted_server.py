@@ -51,6 +51,8 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.answers: list[list[JSON | float | str] | Refusal] = []
+        self.models: Refusal | None = None
+        """What /v1/models answers instead of the model."""
         self.bodies: list[JSON] = []
         self.keys: list[str | None] = []
         self.left = 0
@@ -60,8 +62,10 @@ class ScriptedServer:
         self.app.post("/v1/chat/completions")(self._chat)
         add_chat_page(self.app)
 
-    async def _models(self) -> JSON:
-        return {"object": "list", "data": [{"id": "example"}]}
+    async def _models(self) -> Response:
+        if self.models is not None:
+            return JSONResponse(self.models.body, self.models.status)
+        return JSONResponse({"object": "list", "data": [{"id": "example"}]})
 
     async def _chat(self, request: Request) -> Response:
         self.bodies.append(await request.json())

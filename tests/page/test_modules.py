@@ -242,7 +242,8 @@ def test_tools_are_checked(blank: Page, tools: str, problem: str | None) -> None
         ('{"format": "mili-conversations", "conversations": [{"title": 1}]}', "Conversation 1"),
         (
             '{"format": "mili-conversations", "conversations": [{"title": "", "created": 1, "updated": 1, '
-            '"messages": [{"role": "assistant", "content": "", "reasoning": "", "toolCalls": [], "state": "done", "tokens": "x"}]}]}',
+            '"messages": [{"role": "assistant", "content": "", "reasoning": "", "toolCalls": [], "state": "done", '
+            '"tokens": "x"}]}]}',
             "Conversation 1",
         ),
     ],

@@ -70,6 +70,38 @@ def test_a_model_that_loads_is_waited_for(scripted_page: Page, scripted: Scripte
     assert len(scripted.bodies) == 3
 
 
+def test_the_top_tells_the_servers_state(open_page: Callable[..., Page], scripted: ScriptedServer) -> None:
+    scripted.models = Refusal(503, "the model is loading, 25 % of the weights so far", "model_not_loaded")
+    page = open_page(scripted.url, ready="loading")
+    expect(page.locator("#model-name")).to_have_text("Loading, 25 %")
+    scripted.models = None
+    expect(page.locator("#model-name")).to_have_text("example")
+
+
+def test_a_key_that_is_missing_is_asked_for(open_page: Callable[..., Page], scripted: ScriptedServer) -> None:
+    scripted.models = Refusal(401, "the API key is missing.", "invalid_api_key")
+    scripted.answers = [scripted.models]
+    page = open_page(scripted.url)
+    expect(page.locator("#model-name")).to_have_text("API key needed")
+    expect(ask(page, "Hello").get_by_role("alert")).to_contain_text("Give the API key in the settings.")
+    scripted.models = None
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("API key").fill("secret")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#model-name")).to_have_text("example")
+
+
+def test_a_call_that_was_passed_over_asks_for_nothing(scripted_page: Page, scripted: ScriptedServer) -> None:
+    call = {"index": 0, "id": "a", "function": {"name": "one", "arguments": "{}"}}
+    scripted.answers = [[delta(tool_calls=[call]), end(5, "tool_calls")], text("Never mind.")]
+    ask(scripted_page, "Hello")
+    expect(scripted_page.get_by_label("Paste the tool")).to_be_visible()
+    ask(scripted_page, "Leave it")
+    expect(scripted_page.locator(".tool-call")).to_be_visible()
+    expect(scripted_page.get_by_label("Paste the tool")).to_be_hidden()
+    expect(scripted_page.get_by_role("button", name="Send the result")).to_be_hidden()
+
+
 def test_waiting_for_a_model_can_be_stopped(scripted_page: Page, scripted: ScriptedServer) -> None:
     scripted.answers = [Refusal(503, "the model is loading", "model_not_loaded")]
     begin(scripted_page, "Hello")

@@ -55,7 +55,8 @@ export class AnswerView {
     }
     const { reasoning, thoughtSeconds } = this.#message;
     const thinking = isThinking(this.#message);
-    const title = thinking ? "Thinking …" : `Thought for ${seconds(thoughtSeconds ?? 0)}`;
+    const past = thoughtSeconds === undefined ? "Thoughts" : `Thought for ${seconds(thoughtSeconds)}`;
+    const title = thinking ? "Thinking …" : past;
     this.#thoughts.summary.classList.toggle("active", thinking);
     if (this.#thoughts.summary.textContent !== title) this.#thoughts.summary.textContent = title;
     if (this.#thoughts.text.textContent !== reasoning) this.#thoughts.text.textContent = reasoning;

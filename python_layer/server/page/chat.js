@@ -97,7 +97,7 @@ export class Chat {
       endAnswer(message, "done");
     } catch (error) {
       endAnswer(message, controller.signal.aborted ? "stopped" : "failed");
-      if (!controller.signal.aborted) message.error = { text: error.message, code: error.code ?? "page" };
+      if (!controller.signal.aborted) message.error = { text: error.message };
     }
     if (this.#running.get(conversation.id)?.controller !== controller) return; // forgotten
     this.#running.delete(conversation.id);

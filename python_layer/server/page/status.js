@@ -6,7 +6,9 @@ const PAUSE = 1500;
 const STATES = {
   model_not_loaded: (error) => ["loading", loadingText(error.message)],
   connection: () => ["failed", "No connection"],
+  invalid_api_key: () => ["failed", "API key needed"],
 };
+const MENDED_BY_TIME = new Set(["model_not_loaded", "connection"]);
 
 /** Shows the state of the server, and asks again while it is not ready. */
 export class Status {
@@ -31,9 +33,8 @@ export class Status {
       show("ready", await this.#api.model());
       return true;
     } catch (error) {
-      const state = STATES[error.code];
-      show(...(state ? state(error) : ["failed", error.code === "page" ? "Failed" : error.message]));
-      return !state;
+      show(...(STATES[error.code]?.(error) ?? ["failed", error.message]));
+      return !MENDED_BY_TIME.has(error.code);
     }
   }
 }

@@ -31,6 +31,8 @@ export class ToolCallsView {
       this.#cards[i].show(call, complete, results?.[i]);
     }
     if (calls.length > 1) this.#button.textContent = "Send the results";
+    // Once another question is asked, their results are of no use.
+    this.node.classList.toggle("unanswered", results === undefined);
     this.#button.hidden = !complete || results !== undefined;
   }
 
