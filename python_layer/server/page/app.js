@@ -154,6 +154,7 @@ class App {
     if (message.error) this.#status.refresh();
     if (conversation === this.#conversation) {
       byId("announcer").textContent = message.content.slice(0, LONGEST_SPOKEN);
+      if (message.state === "done" && this.#composer.isIdle()) this.#thread.focusResult();
     }
   }
 

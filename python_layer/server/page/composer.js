@@ -31,6 +31,11 @@ export class Composer {
     this.#box.focus();
   }
 
+  /** Whether the cursor is in it and nothing is written. */
+  isIdle() {
+    return document.activeElement === this.#box && this.#box.value === "";
+  }
+
   #key(event) {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();

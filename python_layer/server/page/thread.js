@@ -53,6 +53,11 @@ export class Thread {
     this.#node.querySelector(".last-question .edit")?.click();
   }
 
+  /** Puts the cursor where the result of the last answer's tool call goes, if it has one. */
+  focusResult() {
+    this.#node.querySelector(".answer:last-child .unanswered textarea")?.focus();
+  }
+
   #updateAnswer(message) {
     const view = this.#views.get(message);
     if (!view) return; // another conversation is on show by now
