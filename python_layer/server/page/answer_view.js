@@ -75,7 +75,7 @@ export class AnswerView {
     const again = (label, className) =>
       element("button", { type: "button", className, onclick: this.#actions.regenerate }, label);
     if (error) {
-      const text = element("p", {}, element("strong", {}, "This did not work. "), error.text);
+      const text = element("p", {}, element("strong", {}, "This did not work: "), error.text);
       return [element("div", { className: "error", role: "alert" }, text, again("Retry", "retry primary"))];
     }
     const copy = content ? [copyButton(() => content, "Copy the answer")] : [];
