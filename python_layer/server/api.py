@@ -15,6 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from python_layer.server.chat_page import add_chat_page
 from python_layer.server.errors import ModelNotFoundError, error_response, http_error_response, validation_response
 from python_layer.server.metrics import CONTENT_TYPE, Metrics
 from python_layer.server.observability import Observed
@@ -72,6 +73,7 @@ def create_app(service: Service, *, tracer: "RequestTracer | None" = None, log_p
     _add_state_routes(app, service)
     _add_metrics_route(app, metrics)
     _add_model_routes(app, service)
+    add_chat_page(app)
 
     async def mili_error(request: Request, error: Exception) -> JSONResponse:
         return error_response(error, _id(request))

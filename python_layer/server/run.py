@@ -139,6 +139,7 @@ def _url(server: uvicorn.Server) -> str:
 def _welcome(handlers: Handlers, url: str) -> str:
     body = '{"messages": [{"role": "user", "content": "What is the capital of France?"}]}'
     return (
-        f"{handlers.memory}\n\nServing {handlers.model_name} on {url} (API: {url}/docs). Try:\n\n"
+        f"{handlers.memory}\n\nServing {handlers.model_name} on {url}\n\n"
+        f"Chat in the browser:  {url}/\nThe API, to try:      {url}/docs\n\n"
         f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n"
     )
