@@ -11,6 +11,7 @@ from rich.console import Console
 from python_layer.model.generation import encode_prompt
 from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.tokenizer import ChatTemplate
+from python_layer.tokenizer.answer_parser import AnswerParser, Delta, thinks_at_end
 from python_layer.utils.errors import InvalidRequestError, TokenizerError
 from python_layer.utils.settings import Settings
 
@@ -44,6 +45,7 @@ class Chat:
         self._template = ChatTemplate.from_pretrained(model.folder)
         self._system, self._thinking = system, thinking
         self._turns: list[dict[str, str]] = []
+        self._thought = False
         self._tokens, self._seconds, self._first_seconds = 0, 0.0, 0.0
 
     def run(self) -> None:
@@ -82,11 +84,12 @@ class Chat:
         self._turns.append({"role": "user", "content": text})
         try:
             prompt = self._template.render(self._messages(), enable_thinking=self._thinking)
-            pieces: list[str] = []
+            parser, pieces = AnswerParser(thinking=thinks_at_end(prompt)), list[str]()
             try:
                 for piece in self._stream(prompt):
                     pieces.append(piece)
-                    self._show(pieces)
+                    self._show(parser.push(piece))
+                self._show(parser.flush())
             except KeyboardInterrupt:
                 self._note("[interrupted]")
             self._console.print()
@@ -95,14 +98,14 @@ class Chat:
             self._turns.pop()
             self._console.print(f"{error}", style="red", markup=False)
 
-    def _show(self, pieces: list[str]) -> None:
-        """Prints the last piece, thoughts dimmed and without their tags."""
-        piece, said = pieces[-1], "".join(pieces)
-        thinking = said.rfind("<think>") > said.rfind("</think>")
-        shown = piece.replace("<think>", "").replace("</think>", "")
-        if not "".join(pieces[:-1]).strip().removeprefix("<think>").strip():
-            shown = shown.lstrip()
-        self._console.print(shown, end="", markup=False, style="dim" if thinking else None, soft_wrap=True)
+    def _show(self, deltas: list[Delta]) -> None:
+        """Prints more of an answer, thoughts dimmed."""
+        for delta in deltas:
+            thought = delta.kind == "reasoning"
+            if self._thought and not thought:
+                self._console.print("\n")
+            self._thought = thought
+            self._console.print(delta.text, end="", markup=False, style="dim" if thought else None, soft_wrap=True)
 
     def _stream(self, prompt: str) -> Iterator[str]:
         began, settings = time.perf_counter(), self._settings

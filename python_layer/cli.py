@@ -203,6 +203,10 @@ def serve(
     cors_origins: Annotated[
         str | None, _panel("Access", "Origins whose pages may use it, with commas between; * is all.")
     ] = None,
+    log_format: Annotated[str | None, _panel("Observability", "console or json.")] = None,
+    log_level: Annotated[str | None, _panel("Observability", "debug, info, warning or error.")] = None,
+    log_prompts: Annotated[bool | None, _panel("Observability", "Log what is asked and answered.")] = None,
+    otlp_endpoint: Annotated[str | None, _panel("Observability", "URL of an OpenTelemetry collector.")] = None,
 ) -> None:
     """Serve the OpenAI-compatible API."""
     flags = {name: value for name, value in locals().items() if name != "checkpoint"}

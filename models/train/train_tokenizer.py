@@ -12,13 +12,11 @@ from random import Random
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from models.train.data_mix import training_conversation
+from python_layer.tokenizer.tokenizer_files import QWEN2_PATTERN
 
 HERE = Path(__file__).parent
 MODEL_DIR = HERE.parent / "mili-tiny"
-# The published interface of Qwen2 and Qwen3: the pattern and the names of the added tokens.
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+# The names of Qwen3's added tokens.
 SPECIAL = (
     "endoftext im_start im_end object_ref_start object_ref_end box_start box_end quad_start quad_end vision_start "
     "vision_end vision_pad image_pad video_pad"
@@ -45,7 +43,7 @@ def train(vocab_size: int, samples: int, seed: int) -> Tokenizer:
     """A tokenizer with ``vocab_size`` tokens, the special ones last."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
-    split = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+    split = pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )

@@ -30,9 +30,21 @@ comptime READ_AHEAD = PrefetchOptions().for_read().high_locality().to_data_cache
 
 
 @always_inline
-def dot_pairs(a: Vector, b: Vector, acc: Vector) -> Vector:
-    """Adds to lane i of acc the products of elements 2i and 2i + 1 of a and b, which hold bfloat16 pairs (vdpbf16ps)."""
-    return inlined_assembly["vdpbf16ps $2, $1, $0", Vector, constraints="=v,v,v,0", has_side_effect=False](a, b, acc)
+def load_lanes[paired: Bool, dtype: DType](p: ReadPtr[dtype]) -> Vector:
+    """WIDTH elements as float32, or twice as many bfloat16 elements, two in each lane."""
+    comptime if paired:
+        return bitcast[DType.float32, WIDTH](p.unsafe_load[width=2 * WIDTH]())
+    return p.unsafe_load[width=WIDTH]().cast[DType.float32]()
+
+
+@always_inline
+def multiply_add[paired: Bool](a: Vector, b: Vector, acc: Vector) -> Vector:
+    """Adds to each lane the product of the lanes, or of the pairs in them the sum of both products (vdpbf16ps)."""
+    comptime if paired:
+        return inlined_assembly["vdpbf16ps $2, $1, $0", Vector, constraints="=v,v,v,0", has_side_effect=False](
+            a, b, acc
+        )
+    return fma(a, b, acc)
 
 
 @always_inline
@@ -62,31 +74,20 @@ def linear_tile[
         k_size: Length of the sums.
     """
     comptime paired = WIDTH == 16 and xtype == DType.bfloat16 and wtype == DType.bfloat16
+    comptime step = 2 * WIDTH if paired else WIDTH
     var acc = Array[Vector, rows * cols](fill=Vector(0))
     var k = 0
-    comptime if paired:
-        while k + 2 * WIDTH <= k_size:
-            var wp = Array[Vector, cols](fill=Vector(0))
-            comptime for c in range(cols):
-                wp[c] = bitcast[DType.float32, WIDTH](w.unsafe_load[width=2 * WIDTH](c * k_size + k))
-                comptime if fetch:
-                    prefetch[READ_AHEAD](w.unsafe_offset((c + cols) * k_size + k))
-            comptime for r in range(rows):
-                var xp = bitcast[DType.float32, WIDTH](x.unsafe_load[width=2 * WIDTH](r * k_size + k))
-                comptime for c in range(cols):
-                    acc[r * cols + c] = dot_pairs(xp, wp[c], acc[r * cols + c])
-            k += 2 * WIDTH
-    while k + WIDTH <= k_size:
+    while k + step <= k_size:
         var wv = Array[Vector, cols](fill=Vector(0))
         comptime for c in range(cols):
-            wv[c] = w.unsafe_load[width=WIDTH](c * k_size + k).cast[DType.float32]()
+            wv[c] = load_lanes[paired](w.unsafe_offset(c * k_size + k))
             comptime if fetch:
                 prefetch[READ_AHEAD](w.unsafe_offset((c + cols) * k_size + k))
         comptime for r in range(rows):
-            var xv = x.unsafe_load[width=WIDTH](r * k_size + k).cast[DType.float32]()
+            var xv = load_lanes[paired](x.unsafe_offset(r * k_size + k))
             comptime for c in range(cols):
-                acc[r * cols + c] = fma(xv, wv[c], acc[r * cols + c])
-        k += WIDTH
+                acc[r * cols + c] = multiply_add[paired](xv, wv[c], acc[r * cols + c])
+        k += step
     comptime for r in range(rows):
         comptime for c in range(cols):
             var total = acc[r * cols + c].reduce_add()

@@ -1,7 +1,7 @@
 """What a load measured: rates and percentiles, as a table, as JSON and as a plot."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from python_layer.utils.errors import ConfigError
 
 PERCENTILES = (50, 95, 99)
+LABELS = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "end to end"}
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,6 @@ class Report:
         """Requests and tokens per second, TTFT, TPOT and end-to-end percentiles in milliseconds, errors."""
         done = self.measured
         tokens = sum(each.tokens for each in done)
-        columns: dict[str, list[float]] = {
-            "ttft": [each.ttft for each in done],
-            "tpot": [each.tpot for each in done if each.tpot is not None],
-            "e2e": [each.e2e for each in done],
-        }
         return {
             "requests": len(done),
             "left": self.left,
@@ -68,7 +64,7 @@ class Report:
             "tokens_per_s": tokens / self.seconds,
             **{
                 f"{name}_p{p}_ms": 1e3 * float(np.percentile(values, p)) if values else None
-                for name, values in columns.items()
+                for name, values in self._columns().items()
                 for p in PERCENTILES
             },
         }
@@ -77,18 +73,14 @@ class Report:
         """The figures for a terminal."""
         figures = self.figures()
         table = Table("", *(f"p{p}" for p in PERCENTILES), title=title)
-        for name, label in (("ttft", "TTFT, ms"), ("tpot", "TPOT, ms"), ("e2e", "end to end, ms")):
+        for name, label in LABELS.items():
             values = (figures[f"{name}_p{p}_ms"] for p in PERCENTILES)
-            table.add_row(label, *("-" if value is None else f"{value:,.1f}" for value in values))
+            table.add_row(f"{label}, ms", *("-" if value is None else f"{value:,.1f}" for value in values))
         table.caption = (
             f"{figures['requests']:,} answers in {self.seconds:.1f} s: {figures['requests_per_s']:.1f} requests/s, "
             f"{figures['tokens_per_s']:,.0f} tokens/s; {figures['errors']} errors, {self.left} left on purpose"
         )
         return table
-
-    def samples(self) -> list[dict[str, float]]:
-        """Every request's times."""
-        return [asdict(each) for each in self.measured]
 
     def plot(self, file: Path) -> None:
         """Writes the distributions of TTFT, TPOT and end-to-end time as a PNG.
@@ -101,14 +93,17 @@ class Report:
         except ImportError:
             raise ConfigError("a plot needs matplotlib: pip install 'mili[bench]'") from None
         figure = Figure(figsize=(9, 3), layout="constrained")
-        series = {
-            "TTFT": [each.ttft for each in self.measured],
-            "TPOT": [each.tpot for each in self.measured if each.tpot is not None],
-            "end to end": [each.e2e for each in self.measured],
-        }
-        for axes, (name, values) in zip(figure.subplots(1, 3), series.items(), strict=True):
+        for axes, (name, values) in zip(figure.subplots(1, 3), self._columns().items(), strict=True):
             ordered = np.sort(np.array(values)) * 1e3
             axes.plot(ordered, np.arange(1, len(ordered) + 1) / max(1, len(ordered)))
-            axes.set(title=name, xlabel="ms", ylabel="share of requests", ylim=(0, 1))
+            axes.set(title=LABELS[name], xlabel="ms", ylabel="share of requests", ylim=(0, 1))
             axes.grid(alpha=0.3)
         figure.savefig(file, dpi=120)
+
+    def _columns(self) -> dict[str, list[float]]:
+        """Every request's seconds."""
+        return {
+            "ttft": [each.ttft for each in self.measured],
+            "tpot": [each.tpot for each in self.measured if each.tpot is not None],
+            "e2e": [each.e2e for each in self.measured],
+        }

@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Coroutine
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import to_thread
 from fastapi import FastAPI, Request
@@ -19,9 +19,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from python_layer.server.access import Access
+from python_layer.server.chat_page import add_chat_page
 from python_layer.server.errors import ModelNotFoundError, error_response, http_error_response, validation_response
 from python_layer.server.guard import Guard
 from python_layer.server.json_route import JsonRoute
+from python_layer.server.metrics import CONTENT_TYPE, Metrics
+from python_layer.server.observability import Observed
 from python_layer.server.plain import PlainResponse
 from python_layer.server.rate_limits import Caller
 from python_layer.server.responses import Response as Answers
@@ -36,6 +39,9 @@ from python_layer.server.schemas import (
 from python_layer.server.service import Service
 from python_layer.utils.errors import MiliError
 
+if TYPE_CHECKING:  # its packages are needed only where traces are on
+    from python_layer.server.tracing import RequestTracer
+
 LONGEST_REQUEST_ID = 128
 SHOWN_HEADERS = ["X-Request-ID", "Retry-After"] + [
     f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")
@@ -47,12 +53,20 @@ NOBODY_READS = 499
 T = TypeVar("T")
 
 
-def create_app(service: Service, access: Access | None = None) -> FastAPI:
+def create_app(
+    service: Service,
+    access: Access | None = None,
+    *,
+    tracer: "RequestTracer | None" = None,
+    log_prompts: bool = False,
+) -> FastAPI:
     """The application of a service, which it starts and stops.
 
     Args:
         service: Serves the requests.
         access: Who may send them, and how much; None is anybody, as much as they like.
+        tracer: Makes their traces; None for none.
+        log_prompts: Whether what is asked and answered goes into the log.
     """
     access = access or Access()
 
@@ -65,6 +79,8 @@ def create_app(service: Service, access: Access | None = None) -> FastAPI:
         service.start()
         yield
         await asyncio.to_thread(service.stop)
+        if tracer is not None:
+            await asyncio.to_thread(tracer.shutdown)
 
     app = FastAPI(
         title="MILI",
@@ -72,6 +88,7 @@ def create_app(service: Service, access: Access | None = None) -> FastAPI:
         summary="An OpenAI-compatible API for Qwen3 models.",
         lifespan=lifespan,
     )
+    metrics = Metrics(service.served)
     app.router.route_class = JsonRoute
     # Each goes around those before it.
     app.add_middleware(Guard, access=access, check_room=service.check_room)
@@ -83,9 +100,12 @@ def create_app(service: Service, access: Access | None = None) -> FastAPI:
             allow_headers=["*"],
             expose_headers=SHOWN_HEADERS,
         )
+    app.add_middleware(Observed, metrics=metrics, served=service.served, tracer=tracer, log_bodies=log_prompts)
     app.add_middleware(RequestIds)
     _add_state_routes(app, service)
+    _add_metrics_route(app, metrics)
     _add_model_routes(app, service)
+    add_chat_page(app)
 
     async def mili_error(request: Request, error: Exception) -> JSONResponse:
         return error_response(error, _id(request))
@@ -133,6 +153,13 @@ def _add_state_routes(app: FastAPI, service: Service) -> None:
         if name != service.handlers.model_name:
             raise ModelNotFoundError(f"model {name!r} is not served; this is {service.handlers.model_name!r}", "model")
         return _model(name)
+
+
+def _add_metrics_route(app: FastAPI, metrics: Metrics) -> None:
+    @app.get("/metrics")
+    def exposition() -> Response:
+        """Everything that is counted and measured, for Prometheus."""
+        return Response(metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
 
 def _add_model_routes(app: FastAPI, service: Service) -> None:
@@ -210,6 +237,7 @@ def _model(name: str) -> dict[str, Any]:
 
 
 async def _respond(request: Request, answers: Answers | PlainResponse, stream: bool) -> Response:
+    request.state.engine_requests = answers.requests
     if not stream:
         whole = await _unless_gone(request, answers.whole())
         return Response(status_code=NOBODY_READS) if whole is None else JSONResponse(whole)

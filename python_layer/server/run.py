@@ -1,10 +1,12 @@
 """Runs the server: what it prints, and what signals do."""
 
+import logging
 import os
 import sys
 import threading
 import time
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
@@ -13,16 +15,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from python_layer.inference.build import build_engine, memory_summary
 from python_layer.model.loading import load_model
-from python_layer.server.access import access_of, is_public
+from python_layer.server.access import Access, access_of, is_public
 from python_layer.server.api import create_app
 from python_layer.server.handlers import Handlers
 from python_layer.server.service import Report, Service
+from python_layer.utils.errors import ConfigError
+from python_layer.utils.logs import configure_logging
 from python_layer.utils.settings import Settings
 
+if TYPE_CHECKING:
+    from python_layer.server.tracing import RequestTracer
+
+LOG = logging.getLogger(__name__)
 SWITCH_INTERVAL = 5e-4
 """Seconds that the engine's thread, or one that makes tokens, may keep the one that answers from going on."""
 OPEN_TO_ALL = (
-    "other machines can reach {0}, and nobody is asked for a key; "
+    "other machines can reach %s, and nobody is asked for a key; "
     "--api-keys-file asks for one, --host 127.0.0.1 keeps others out"
 )
 
@@ -42,9 +50,29 @@ def app_of(settings: Settings) -> FastAPI:
     """The application, for a server of one's own.
 
     Raises:
-        ConfigError: As :func:`~python_layer.server.access.access_of`.
+        ConfigError: As :func:`tracer_of` and :func:`~python_layer.server.access.access_of`.
     """
-    return create_app(service_of(settings), access_of(settings, os.environ))
+    return _app_of(settings, service_of(settings), access_of(settings, os.environ))
+
+
+def tracer_of(settings: Settings) -> "RequestTracer | None":
+    """What makes traces; None where they are off.
+
+    Raises:
+        ConfigError: They are on, but OpenTelemetry is not installed.
+    """
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from python_layer.server.tracing import RequestTracer
+    except ImportError:
+        raise ConfigError("traces (otlp_endpoint) need OpenTelemetry: pip install 'mili[otel]'") from None
+    return RequestTracer(settings.otlp_endpoint)
+
+
+def _app_of(settings: Settings, service: Service, access: Access) -> FastAPI:
+    configure_logging(settings.log_format, settings.log_level)
+    return create_app(service, access, tracer=tracer_of(settings), log_prompts=settings.log_prompts)
 
 
 class Server(uvicorn.Server):
@@ -75,26 +103,35 @@ def run_server(settings: Settings) -> int:
     """
     service, access = service_of(settings), access_of(settings, os.environ)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    if is_public(settings.host) and not access.keys:
-        print(f"mili: warning: {OPEN_TO_ALL.format(settings.host)}", file=sys.stderr)
     config = uvicorn.Config(
-        create_app(service, access),
+        _app_of(settings, service, access),
         host=settings.host,
         port=settings.port,
-        log_level="warning",
+        log_config=None,
+        access_log=False,
         timeout_graceful_shutdown=settings.drain_timeout,
     )
+    if is_public(settings.host) and not access.keys:
+        LOG.warning(OPEN_TO_ALL, settings.host)
     server = Server(config, service)
 
     def announce() -> None:
-        _show_loading(service)
+        people = settings.log_format == "console"
+        if people:
+            _show_loading(service)
+        service.wait()
         if service.failure is not None:
             server.should_exit = True
             return
         while not (server.started or server.should_exit):
             time.sleep(0.01)
-        if not server.should_exit:
-            print(_welcome(service.handlers, _url(server)), file=sys.stderr)
+        if server.should_exit:
+            return
+        handlers, url = service.handlers, _url(server)
+        if people:
+            print(_welcome(handlers, url), file=sys.stderr)
+        else:
+            LOG.info("serving", extra={"model": handlers.model_name, "url": url, "memory": handlers.memory})
 
     threading.Thread(target=announce, daemon=True).start()
     server.run()
@@ -120,6 +157,7 @@ def _url(server: uvicorn.Server) -> str:
 def _welcome(handlers: Handlers, url: str) -> str:
     body = '{"messages": [{"role": "user", "content": "What is the capital of France?"}]}'
     return (
-        f"{handlers.memory}\n\nServing {handlers.model_name} on {url} (API: {url}/docs). Try:\n\n"
+        f"{handlers.memory}\n\nServing {handlers.model_name} on {url}\n\n"
+        f"Chat in the browser:  {url}/\nThe API, to try:      {url}/docs\n\n"
         f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n"
     )

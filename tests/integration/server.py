@@ -4,11 +4,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
 
 
 def mili(*arguments: str | Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -52,11 +56,12 @@ def running_server(*arguments: str, log: Path | None = None, **environment: str)
 
     Args:
         arguments: For ``mili serve``.
-        log: Where its standard error goes; otherwise nobody reads that, so it must write little.
+        log: Where its standard error goes; otherwise nobody reads that, so it writes little.
         environment: Variables beside this process's own.
     """
     port = free_port()
-    command = [mili_command(), "serve", "--port", str(port), *arguments]
+    quiet = [] if log else ["--log-level", "warning"]
+    command = [mili_command(), "serve", "--port", str(port), *quiet, *arguments]
     url = f"http://127.0.0.1:{port}"
     with ExitStack() as stack:
         stderr = stack.enter_context(log.open("w")) if log else subprocess.PIPE
@@ -67,3 +72,18 @@ def running_server(*arguments: str, log: Path | None = None, **environment: str)
         finally:
             process.terminate()
             process.communicate(timeout=60)
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """The base URL of an application that is served in this process."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -8,12 +8,13 @@ from models.train.words import WORDS, phrase
 COUNTS = "zero one two three four five six seven eight".split()
 
 
-def _numbers(rng: Random) -> list[int]:
+def random_numbers(rng: Random) -> list[int]:
+    """A few different numbers below 10, 100 or 1,000."""
     top = rng.choice([10, 100, 100, 1000])
     return rng.sample(range(top), rng.randint(3, 5))
 
 
-def _words(rng: Random) -> list[str]:
+def random_words(rng: Random) -> list[str]:
     """Words that begin with different letters."""
     chosen: dict[str, str] = {}
     for word in rng.sample(WORDS, 12):
@@ -21,20 +22,21 @@ def _words(rng: Random) -> list[str]:
     return list(chosen.values())[: rng.randint(3, 5)]
 
 
-def _join(items: list[int] | list[str]) -> str:
+def join(items: list[int] | list[str]) -> str:
+    """The items as they stand in a question or an answer."""
     return ", ".join(map(str, items))
 
 
 def _made(
     rng: Random, verb: str, questions: list[str], items: list[int] | list[str], answer: str, thought: str
 ) -> Script:
-    question = typed(rng, rng.choice(questions).format(_join(items)))
-    return single("lists", Turn(question, answer, thought, restyled=False), f"{verb} {_join(items)}")
+    question = typed(rng, rng.choice(questions).format(join(items)))
+    return single("lists", Turn(question, answer, thought, restyled=False), f"{verb} {join(items)}")
 
 
 def sort_numbers(rng: Random) -> Script:
     """Numbers in rising or falling order."""
-    items, falling = _numbers(rng), rng.random() < 0.4
+    items, falling = random_numbers(rng), rng.random() < 0.4
     order = sorted(items, reverse=falling)
     if falling:
         questions = [
@@ -51,12 +53,12 @@ def sort_numbers(rng: Random) -> Script:
             "Sort: {}",
         ]
     thought = f"The {'largest' if falling else 'smallest'} is {order[0]}, the last is {order[-1]}."
-    return _made(rng, f"sort{falling}", questions, items, _join(order), thought)
+    return _made(rng, f"sort{falling}", questions, items, join(order), thought)
 
 
 def sort_words(rng: Random) -> Script:
     """Words in the order of the alphabet."""
-    items = _words(rng)
+    items = random_words(rng)
     questions = [
         "Sort these words alphabetically: {}",
         "Put these words in alphabetical order: {}",
@@ -64,24 +66,24 @@ def sort_words(rng: Random) -> Script:
         "Alphabetical order, please: {}",
     ]
     order = sorted(items)
-    return _made(rng, "sort", questions, items, _join(order), f"In the alphabet {order[0]} comes first.")
+    return _made(rng, "sort", questions, items, join(order), f"In the alphabet {order[0]} comes first.")
 
 
 def reverse(rng: Random) -> Script:
     """A list from its end."""
-    items = _numbers(rng) if rng.random() < 0.5 else _words(rng)
+    items = random_numbers(rng) if rng.random() < 0.5 else random_words(rng)
     questions = [
         "Reverse this list: {}",
         "Reverse: {}",
         "Write this list backwards: {}",
         "Put this list in reverse order: {}",
     ]
-    return _made(rng, "reverse", questions, items, _join(items[::-1]), f"The last one is {items[-1]}, it goes first.")
+    return _made(rng, "reverse", questions, items, join(items[::-1]), f"The last one is {items[-1]}, it goes first.")
 
 
 def count(rng: Random) -> Script:
     """How many things a list has."""
-    items = _numbers(rng) if rng.random() < 0.3 else _words(rng)
+    items = random_numbers(rng) if rng.random() < 0.3 else random_words(rng)
     questions = [
         "How many items are in this list: {}",
         "Count the items: {}",
@@ -96,11 +98,11 @@ def pick(rng: Random) -> Script:
     """The largest, smallest, first or last of a list."""
     which = rng.choice(["largest", "smallest", "first", "last"])
     if which in ("largest", "smallest"):
-        numbers = _numbers(rng)
+        numbers = random_numbers(rng)
         chosen = max(numbers) if which == "largest" else min(numbers)
         questions = [f"What is the {which} of these numbers: {{}}", f"Which number is the {which}: {{}}"]
         return _made(rng, which, questions, numbers, f"The {which} number is {chosen}.", f"I look for the {which} one.")
-    words = _words(rng)
+    words = random_words(rng)
     item = words[0] if which == "first" else words[-1]
     questions = [f"What is the {which} item of this list: {{}}", f"Which item is {which}: {{}}"]
     return _made(rng, which, questions, words, f"The {which} item is {item}.", f"I look for the {which} one.")

@@ -5,7 +5,7 @@ from random import Random
 from models.train.script import Script, Turn
 from models.train.skills.arithmetic import columns, equation, number
 from models.train.skills.facts import CAPITALS, OPPOSITES
-from models.train.skills.lists import _join, _numbers, _words
+from models.train.skills.lists import join, random_numbers, random_words
 from models.train.skills.talk import smalltalk
 from models.train.words import COLOURS, FOODS, person, place
 
@@ -71,12 +71,12 @@ def _sums(rng: Random) -> list[Turn]:
 
 def _lists(rng: Random) -> list[Turn]:
     """A list that is sorted, then turned round or asked about."""
-    items = _numbers(rng) if rng.random() < 0.6 else _words(rng)
+    items = random_numbers(rng) if rng.random() < 0.6 else random_words(rng)
     order = sorted(items)  # type: ignore[type-var]
-    first = Turn(f"Sort: {_join(items)}", _join(order), restyled=False)
+    first = Turn(f"Sort: {join(items)}", join(order), restyled=False)
     asks = [
         Turn(
-            rng.choice(["Now reverse it.", "And backwards?"]), _join(order[::-1]), "I reverse my list.", restyled=False
+            rng.choice(["Now reverse it.", "And backwards?"]), join(order[::-1]), "I reverse my list.", restyled=False
         ),
         Turn("Which one is first?", f"The first item is {order[0]}.", "I look at my list."),
         Turn("Which one is last?", f"The last item is {order[-1]}.", "I look at my list."),
