@@ -17,7 +17,7 @@ override PROMPT := $(value PROMPT)
 export MODEL HOST PORT PROMPT
 MODEL_FLAG = $${MODEL:+--model "$$MODEL"}
 
-.PHONY: help setup build serve generate chat test lint bench load-test clean
+.PHONY: help setup build serve generate chat test lint bench load-test screenshots clean
 .PHONY: train-setup train-tokenizer train-data train evaluate
 
 help: ## Show the tasks
@@ -66,6 +66,9 @@ lint: setup ## Check style and types
 bench: build ## Measure the kernels and the whole model (MODEL=, NEW_TOKENS=)
 	@$(BIN)/python tests/performance/benchmark_kernels.py
 	@$(BIN)/python tests/performance/benchmark_e2e.py $(MODEL_FLAG) --new-tokens $(NEW_TOKENS)
+
+screenshots: build ## Take the pictures of docs/images (needs Chromium)
+	@$(BIN)/python -m tests.page.screenshots
 
 load-test: build ## 1,000 requests at 50 and at 256 at once, then with half the clients leaving (MODEL=)
 	@$(BIN)/python tests/performance/load_test.py $(MODEL_FLAG) --concurrent 50

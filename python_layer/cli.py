@@ -190,6 +190,10 @@ def serve(
     queue_timeout: Annotated[float | None, _panel("Server", "Most seconds a request waits to begin.")] = None,
     request_timeout: Annotated[float | None, _panel("Server", "Most seconds from a request to its end.")] = None,
     drain_timeout: Annotated[int | None, _panel("Server", "Most seconds to finish after the first signal.")] = None,
+    log_format: Annotated[str | None, _panel("Observability", "console or json.")] = None,
+    log_level: Annotated[str | None, _panel("Observability", "debug, info, warning or error.")] = None,
+    log_prompts: Annotated[bool | None, _panel("Observability", "Log what is asked and answered.")] = None,
+    otlp_endpoint: Annotated[str | None, _panel("Observability", "URL of an OpenTelemetry collector.")] = None,
 ) -> None:
     """Serve the OpenAI-compatible API."""
     flags = {name: value for name, value in locals().items() if name != "checkpoint"}

@@ -134,8 +134,12 @@ class Answer:
         reason: FinishReason | None,
         error: Exception | None = None,
     ) -> None:
-        self.ended += reason is not None
         sequence = self.sequence
+        # Before the output goes out: who has it may ask for the rest.
+        sequence.timeline.generated += len(tokens)
+        if reason is not None:
+            self.ended += 1
+            sequence.timeline.reasons.append(reason if error is None else "error")
         scored = (
             list(sequence.prompt_logprobs) if sequence.scores_prompt and sequence.generated == len(tokens) else None
         )

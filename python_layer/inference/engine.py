@@ -12,6 +12,7 @@ from python_layer.inference.answer import Answer
 from python_layer.inference.cache_manager import CacheManager
 from python_layer.inference.params import GenerationParams
 from python_layer.inference.request import FinishReason, Output, Request, Sink
+from python_layer.inference.request_stats import RequestStats
 from python_layer.inference.scheduler import ContinuousBatchScheduler
 from python_layer.inference.sequence import Sequence
 from python_layer.inference.stats import EngineStats
@@ -87,6 +88,7 @@ class InferenceEngine:
         self._debug = debug
         self._answers: dict[Sequence, Answer] = {}
         self._totals = _Totals()
+        self.request_stats = RequestStats()
         self._wake = threading.Condition()
         # Shared with the threads that ask, under the lock of _wake:
         self._arriving: list[tuple[Request, Sink]] = []
@@ -120,6 +122,7 @@ class InferenceEngine:
                 raise InvalidRequestError(f"request_id {request.request_id!r} is under way already", "request_id")
             self._scheduler.check(len(request.prompt), request.params.max_tokens, len(self._arriving))
             self._open[request.request_id] = request.params.n
+            request.timeline.begin(self._scheduler.clock())
             self._arriving.append((request, sink))
             self._wake.notify()
 
@@ -184,7 +187,7 @@ class InferenceEngine:
             raise InvalidRequestError("stop strings need a tokenizer, which the checkpoint lacks", "stop")
 
     def _sequence(self, request: Request, index: int, tokens: list[int]) -> Sequence:
-        now = self._scheduler.clock()
+        arrived = request.timeline.arrived
         return Sequence(
             request_id=request.request_id,
             index=index,
@@ -193,8 +196,9 @@ class InferenceEngine:
             prompt_length=len(request.prompt),
             priority=request.priority,
             user=request.user,
-            arrival=now,
-            deadline=None if request.timeout is None else now + request.timeout,
+            arrival=arrived,
+            deadline=None if request.timeout is None else arrived + request.timeout,
+            timeline=request.timeline,
         )
 
     def _answer(self, request: Request, sequence: Sequence, sink: Sink) -> Answer:
@@ -211,9 +215,12 @@ class InferenceEngine:
             self._closed = True
         self._admit_arrivals()
         why = f"the engine has failed: {self.failure!r}" if self.failure else "the engine was shut down"
-        for answer in list(self._answers.values()):
+        left = list(self._answers.values())
+        for answer in left:
             answer.give_up("abort", EngineStoppedError(why))
             self._close(answer.sequence)
+        for answer in left:  # when all have been told, for what failed may fail again
+            self._scheduler.finish(answer.sequence)
 
     def _take_arrivals(self) -> bool:
         """Takes in what was asked for, and waits for it when there is no other work; False to end."""
@@ -257,11 +264,15 @@ class InferenceEngine:
         rows = [row for turn in turns for row in turn.sampling_rows()]
         before = time.perf_counter()
         sampled = iter(self._model.step(batch, rows))
-        after = time.perf_counter()
+        after, now = time.perf_counter(), self._scheduler.clock()
         for turn in turns:
+            if turn.answers:
+                self.request_stats.sampled(turn.sequence, now)
             accepted = turn.take(sampled)
             self._scheduler.computed(turn.sequence, turn.known + accepted)
             self._totals.accepted_tokens += accepted
+            for answer in turn.answers:  # several get one token each, a lone one also those of its draft
+                self.request_stats.took(answer.sequence, turn.taken // len(turn.answers), now)
         for turn in turns:
             self._part(turn)
         if self._debug:
@@ -298,7 +309,7 @@ class InferenceEngine:
         if sequence.generated == 0 and sequence.index == 0:
             for index in range(1, request.params.n):
                 fork = self._sequence(request, index, list(request.prompt))
-                fork.arrival, fork.deadline, fork.prefix_hit = sequence.arrival, sequence.deadline, sequence.prefix_hit
+                fork.prefix_hit = sequence.prefix_hit
                 answers.append(self._answer(request, fork, answer.sink))
         return Turn(sequence, sequence.remaining, count - sequence.remaining, answers, scored)
 
@@ -327,3 +338,4 @@ class InferenceEngine:
             self._open[sequence.request_id] -= answer.ended
             if self._open[sequence.request_id] == 0:
                 del self._open[sequence.request_id]
+                self.request_stats.ended(sequence.timeline, sequence.prompt_length, self._scheduler.clock())

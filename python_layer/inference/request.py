@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from python_layer.inference.params import GenerationParams
+from python_layer.inference.timeline import Timeline
 
 FinishReason = Literal["stop", "length", "abort", "timeout"]
 
@@ -20,6 +21,7 @@ class Request:
         priority: Lower goes first, under the ``priority`` policy.
         user: Whose it is, for the ``fair`` policy.
         timeout: Seconds after which it is given up; None is never.
+        timeline: What has happened to it since it was last submitted; the engine writes it.
     """
 
     request_id: str
@@ -28,6 +30,7 @@ class Request:
     priority: int = 0
     user: str = ""
     timeout: float | None = None
+    timeline: Timeline = field(default_factory=Timeline, init=False, compare=False)
 
 
 @dataclass(frozen=True)

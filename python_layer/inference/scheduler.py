@@ -159,6 +159,7 @@ class ContinuousBatchScheduler:
             self.swap.restore(sequence, self.cache.page_size)
             if not sequence.preemptions and not sequence.generated:
                 sequence.prefix_hit = sequence.computed
+                sequence.timeline.scheduled = load.now
                 self.cache.count_prefix(sequence)
             sequence.status = Status.RUNNING
             self.waiting.remove(sequence)

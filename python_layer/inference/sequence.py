@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from python_layer.inference.params import GenerationParams
 from python_layer.inference.request import TokenLogprobs
+from python_layer.inference.timeline import Timeline
 
 
 class Status(enum.Enum):
@@ -40,6 +41,8 @@ class Sequence:
         slots: Of the swap space, with its first pages, while it waits after a preemption.
         kept: Tokens whose keys and values are in them.
         prompt_logprobs: Of the prompt's second token and those after it, as far as they are known.
+        timeline: Its request's.
+        last_token: When it got its latest token, in the scheduler's seconds; None while it has none.
     """
 
     request_id: str
@@ -60,6 +63,8 @@ class Sequence:
     slots: list[int] = field(default_factory=list)
     kept: int = 0
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    timeline: Timeline = field(default_factory=Timeline)
+    last_token: float | None = None
 
     @property
     def remaining(self) -> int:

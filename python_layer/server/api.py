@@ -5,7 +5,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Coroutine
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +15,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from python_layer.server.chat_page import add_chat_page
 from python_layer.server.errors import ModelNotFoundError, error_response, http_error_response, validation_response
+from python_layer.server.metrics import CONTENT_TYPE, Metrics
+from python_layer.server.observability import Observed
 from python_layer.server.plain import PlainResponse
 from python_layer.server.responses import Response as Answers
 from python_layer.server.schemas import (
@@ -29,6 +32,9 @@ from python_layer.server.schemas import (
 from python_layer.server.service import Service
 from python_layer.utils.errors import MiliError
 
+if TYPE_CHECKING:  # its packages are needed only where traces are on
+    from python_layer.server.tracing import RequestTracer
+
 LONGEST_REQUEST_ID = 128
 NOBODY_READS = 499
 """The status of an answer to a client that has left; it is in logs only."""
@@ -36,8 +42,14 @@ NOBODY_READS = 499
 T = TypeVar("T")
 
 
-def create_app(service: Service) -> FastAPI:
-    """The application of a service, which it starts and stops."""
+def create_app(service: Service, *, tracer: "RequestTracer | None" = None, log_prompts: bool = False) -> FastAPI:
+    """The application of a service, which it starts and stops.
+
+    Args:
+        service: Serves the requests.
+        tracer: Makes their traces; None for none.
+        log_prompts: Whether what is asked and answered goes into the log.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -46,6 +58,8 @@ def create_app(service: Service) -> FastAPI:
         service.start()
         yield
         await asyncio.to_thread(service.stop)
+        if tracer is not None:
+            await asyncio.to_thread(tracer.shutdown)
 
     app = FastAPI(
         title="MILI",
@@ -53,9 +67,13 @@ def create_app(service: Service) -> FastAPI:
         summary="An OpenAI-compatible API for Qwen3 models.",
         lifespan=lifespan,
     )
-    app.add_middleware(RequestIds)
+    metrics = Metrics(service.served)
+    app.add_middleware(Observed, metrics=metrics, served=service.served, tracer=tracer, log_bodies=log_prompts)
+    app.add_middleware(RequestIds)  # the one that is added last is the outermost
     _add_state_routes(app, service)
+    _add_metrics_route(app, metrics)
     _add_model_routes(app, service)
+    add_chat_page(app)
 
     async def mili_error(request: Request, error: Exception) -> JSONResponse:
         return error_response(error, _id(request))
@@ -103,6 +121,13 @@ def _add_state_routes(app: FastAPI, service: Service) -> None:
         if name != service.handlers.model_name:
             raise ModelNotFoundError(f"model {name!r} is not served; this is {service.handlers.model_name!r}", "model")
         return _model(name)
+
+
+def _add_metrics_route(app: FastAPI, metrics: Metrics) -> None:
+    @app.get("/metrics")
+    def exposition() -> Response:
+        """Everything that is counted and measured, for Prometheus."""
+        return Response(metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
 
 def _add_model_routes(app: FastAPI, service: Service) -> None:
@@ -170,6 +195,7 @@ def _model(name: str) -> dict[str, Any]:
 
 
 async def _respond(request: Request, answers: Answers | PlainResponse, stream: bool) -> Response:
+    request.state.engine_requests = answers.requests
     if not stream:
         whole = await _unless_gone(request, answers.whole())
         return Response(status_code=NOBODY_READS) if whole is None else JSONResponse(whole)

@@ -57,6 +57,11 @@ class Handlers:
         self._structures = Structures(model)
 
     @property
+    def model(self) -> Qwen3Model:
+        """What is served."""
+        return self._model
+
+    @property
     def model_name(self) -> str:
         """The name requests may give."""
         return self._model.name

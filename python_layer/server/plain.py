@@ -29,6 +29,11 @@ class PlainResponse:
         self._text: list[str] = []
         self._tokens: list[int] = []
 
+    @property
+    def requests(self) -> list[Request]:
+        """What the engine is asked for."""
+        return [self._request]
+
     async def whole(self) -> JSON:
         """The answer in one object; errors as :func:`~python_layer.inference.fronts.generate`, and timeouts."""
         reason = None

@@ -74,6 +74,11 @@ class Response:
         self._generated = 0
         self._cached = dict.fromkeys(self._order, 0)
 
+    @property
+    def requests(self) -> list[Request]:
+        """What the engine is asked for."""
+        return self._requests
+
     async def whole(self) -> JSON:
         """All answers in one object; errors as :func:`~python_layer.inference.fronts.generate`, and timeouts."""
         choices = [_Choice() for _ in range(len(self._requests) * self._params.n)]

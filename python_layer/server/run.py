@@ -1,9 +1,11 @@
 """Runs the server: what it prints, and what signals do."""
 
+import logging
 import sys
 import threading
 import time
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,7 +17,14 @@ from python_layer.model.loading import load_model
 from python_layer.server.api import create_app
 from python_layer.server.handlers import Handlers
 from python_layer.server.service import Report, Service
+from python_layer.utils.errors import ConfigError
+from python_layer.utils.logs import configure_logging
 from python_layer.utils.settings import Settings
+
+if TYPE_CHECKING:
+    from python_layer.server.tracing import RequestTracer
+
+LOG = logging.getLogger(__name__)
 
 
 def service_of(settings: Settings) -> Service:
@@ -30,8 +39,28 @@ def service_of(settings: Settings) -> Service:
 
 
 def app_of(settings: Settings) -> FastAPI:
-    """The application, for a server of one's own."""
-    return create_app(service_of(settings))
+    """The application, for a server of one's own; errors as in :func:`tracer_of`."""
+    return _app_of(settings, service_of(settings))
+
+
+def tracer_of(settings: Settings) -> "RequestTracer | None":
+    """What makes traces; None where they are off.
+
+    Raises:
+        ConfigError: They are on, but OpenTelemetry is not installed.
+    """
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from python_layer.server.tracing import RequestTracer
+    except ImportError:
+        raise ConfigError("traces (otlp_endpoint) need OpenTelemetry: pip install 'mili[otel]'") from None
+    return RequestTracer(settings.otlp_endpoint)
+
+
+def _app_of(settings: Settings, service: Service) -> FastAPI:
+    configure_logging(settings.log_format, settings.log_level)
+    return create_app(service, tracer=tracer_of(settings), log_prompts=settings.log_prompts)
 
 
 class Server(uvicorn.Server):
@@ -59,23 +88,32 @@ def run_server(settings: Settings) -> int:
     """
     service = service_of(settings)
     config = uvicorn.Config(
-        create_app(service),
+        _app_of(settings, service),
         host=settings.host,
         port=settings.port,
-        log_level="warning",
+        log_config=None,
+        access_log=False,
         timeout_graceful_shutdown=settings.drain_timeout,
     )
     server = Server(config, service)
 
     def announce() -> None:
-        _show_loading(service)
+        people = settings.log_format == "console"
+        if people:
+            _show_loading(service)
+        service.wait()
         if service.failure is not None:
             server.should_exit = True
             return
         while not (server.started or server.should_exit):
             time.sleep(0.01)
-        if not server.should_exit:
-            print(_welcome(service.handlers, _url(server)), file=sys.stderr)
+        if server.should_exit:
+            return
+        handlers, url = service.handlers, _url(server)
+        if people:
+            print(_welcome(handlers, url), file=sys.stderr)
+        else:
+            LOG.info("serving", extra={"model": handlers.model_name, "url": url, "memory": handlers.memory})
 
     threading.Thread(target=announce, daemon=True).start()
     server.run()
@@ -101,6 +139,7 @@ def _url(server: uvicorn.Server) -> str:
 def _welcome(handlers: Handlers, url: str) -> str:
     body = '{"messages": [{"role": "user", "content": "What is the capital of France?"}]}'
     return (
-        f"{handlers.memory}\n\nServing {handlers.model_name} on {url} (API: {url}/docs). Try:\n\n"
+        f"{handlers.memory}\n\nServing {handlers.model_name} on {url}\n\n"
+        f"Chat in the browser:  {url}/\nThe API, to try:      {url}/docs\n\n"
         f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n"
     )

@@ -10,6 +10,7 @@ import psutil
 
 from python_layer.server.errors import ModelNotLoadedError
 from python_layer.server.handlers import Handlers
+from python_layer.server.metrics import Served
 from python_layer.utils.errors import MiliError
 
 LOG = logging.getLogger(__name__)
@@ -77,6 +78,14 @@ class Service:
                 "draining": "the server is shutting down and takes no new requests",
             }.get(state, f"the model could not be loaded: {self.failure}")
         )
+
+    def served(self) -> Served | None:
+        """The engine and its model, also when they take no requests any more; None until they are there."""
+        if self._handlers is None:
+            return None
+        times = self._handlers.model.load_times
+        calls = self._handlers.tool_calls
+        return Served(self._handlers.engine, self._handlers.model_name, times.load_s, times.compile_s, calls)
 
     def health(self) -> dict[str, Any]:
         """The state of every part, and ``status``: healthy, degraded or unhealthy."""

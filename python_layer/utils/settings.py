@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from python_layer.utils.errors import ConfigError
@@ -64,6 +65,19 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the server listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the server listens on.")
     drain_timeout: int = Field(30, ge=0, description="Most seconds to finish requests after the first signal to end.")
+    log_format: Literal["console", "json"] = Field("console", description="Log lines for people, or as JSON objects.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_prompts: bool = Field(False, description="Log what is asked and answered, word for word.")
+    otlp_endpoint: str | None = Field(
+        None, description="URL of an OpenTelemetry collector, OTLP over HTTP, for traces; none is no traces."
+    )
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/]", value):
+            raise ValueError(f"is {value!r}; it must be a URL such as http://localhost:4318")
+        return value
 
     @classmethod
     def settings_customise_sources(

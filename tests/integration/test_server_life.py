@@ -25,7 +25,8 @@ from tests.integration.server import free_port, mili_command, wait_for
 @contextmanager
 def server_process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     port = free_port()
-    command = [mili_command(), "serve", "--port", str(port), *arguments]
+    # Nobody reads the pipe before the end.
+    command = [mili_command(), "serve", "--port", str(port), "--log-level", "warning", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(f"http://127.0.0.1:{port}/ready", process)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import urllib.request
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -139,11 +140,13 @@ def test_strict_arguments_follow_their_schema(client: OpenAI) -> None:
     assert parts(ask(client, "What is the capital of France?", tools=[strict]))["reason"] == "stop"
 
 
-def test_what_is_no_call_stays_content(client: OpenAI) -> None:
+def test_what_is_no_call_stays_content(client: OpenAI, url: str) -> None:
     block = "<tool_call>\n{oops}\n</tool_call>"
     extra = {"structured_outputs": {"choice": [block]}}
     choice = ask(client, [LISBON], tools=[WEATHER], extra_body=extra)
     assert parts(choice) == {"content": block, "reasoning": "", "calls": [], "reason": "stop"}
+    counted = urllib.request.urlopen(f"{url}/metrics").read().decode()
+    assert 'mili:tool_calls_malformed_total{model_name="mili-tiny"} 1.0' in counted
 
 
 def test_thoughts_are_apart(client: OpenAI) -> None:

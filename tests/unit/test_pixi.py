@@ -9,8 +9,12 @@ import jsonschema
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = {"setup", "serve", "generate", "chat", "test", "lint", "bench", "build"}
-# Tasks that need much time, which only the Makefile has.
-LONG = {"load-test", "train-setup", "train-tokenizer", "train-data", "train", "evaluate"}
+# Tasks that need much time or a browser, which only the Makefile has.
+LONG = {"load-test", "screenshots", "train-setup", "train-tokenizer", "train-data", "train", "evaluate"}
+
+
+# Packages that conda-forge has under another name than PyPI.
+CONDA_NAMES = {"playwright": "playwright-python"}
 
 
 def read(name: str) -> dict:
@@ -50,7 +54,8 @@ def test_dependencies_are_those_of_pyproject() -> None:
         pyproject["build-system"]["requires"] + project["dependencies"] + project["optional-dependencies"]["test"]
     ):
         name, bound = re.fullmatch(r"([\w-]+)(.*)", requirement).groups()
-        wanted[canonical(name)] = bound.removeprefix("==") or "*"
+        name = canonical(name)
+        wanted[CONDA_NAMES.get(name, name)] = bound.removeprefix("==") or "*"
     assert {canonical(name): bound for name, bound in read("pixi.toml")["dependencies"].items()} == wanted
 
 
