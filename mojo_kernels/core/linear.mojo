@@ -31,6 +31,8 @@ comptime LINE = 64
 """Bytes of a cache line."""
 comptime AHEAD = 2048
 """Bytes that weights are asked for before they are needed: what memory delivers while it answers."""
+comptime STRIP = 16
+"""Steps whose weights are read twice, the second time from the nearest cache."""
 comptime READ_AHEAD = PrefetchOptions().for_read().high_locality().to_data_cache()
 
 
@@ -51,37 +53,63 @@ def load_half[half: Int, dtype: DType](w: ReadPtr[dtype], lane: Int) -> Vector:
 
 
 @always_inline
+def prefetch_step[vectors: Int, wtype: DType](w: ReadPtr[wtype], k: Int):
+    """Asks for the weights that are needed some steps after step `k`."""
+    comptime size = size_of[wtype]()
+    comptime width = pack_factor[wtype]()
+    comptime for line in range(0, vectors * LANES * width, LINE // size):
+        prefetch[READ_AHEAD](w.unsafe_offset(k * PANEL * width + AHEAD // size + line))
+
+
+@always_inline
 def add_products[
-    rows: Int, vectors: Int, xtype: DType, wtype: DType
+    rows: Int, vectors: Int, fetch: Bool, xtype: DType, wtype: DType
 ](
-    mut acc: Array[Vector, rows * vectors], x: ReadPtr[xtype], x_stride: Int, w: ReadPtr[wtype]
+    mut acc: Array[Vector, rows * vectors], x: ReadPtr[xtype], x_stride: Int, w: ReadPtr[wtype], steps: Int
 ):
-    """Adds the products at one column, or at a pair of columns where those lie together.
+    """Adds the products at some columns, or at pairs of columns where those lie together.
+
+    Parameters:
+        rows: Rows of x.
+        vectors: Vectors of outputs.
+        fetch: Ask for weights ahead: they come from memory, not from the cache.
+        xtype: Type of x.
+        wtype: Type of the weights.
 
     Args:
         acc: [rows, vectors].
-        x: The columns' elements of the first row.
+        x: The first row, from the first of the columns on.
         x_stride: Elements from one row of x to the next.
         w: The same of the panel.
+        steps: Columns, or pairs of them.
     """
+    comptime factor = pack_factor[wtype]()
+    comptime width = PANEL * factor
     comptime if WIDE and xtype == DType.bfloat16 and wtype == DType.bfloat16:
-        var wv = Array[Vector, vectors](fill=Vector(0))
-        comptime for v in range(vectors):
-            wv[v] = bitcast[DType.float32, LANES](w.unsafe_load[width=2 * LANES](2 * LANES * v))
-        comptime for r in range(rows):
-            var pair = bitcast[DType.float32, 1](x.unsafe_load[width=2](r * x_stride))
-            comptime for v in range(vectors):
-                acc[r * vectors + v] = dot_pairs(Vector(pair[0]), wv[v], acc[r * vectors + v])
-    else:
-        # One half of the pairs after the other: all at once would not fit the register file.
-        comptime for half in range(pack_factor[wtype]()):
+        for k in range(steps):
+            comptime if fetch:
+                prefetch_step[vectors](w, k)
             var wv = Array[Vector, vectors](fill=Vector(0))
             comptime for v in range(vectors):
-                wv[v] = load_half[half](w, LANES * v)
+                wv[v] = bitcast[DType.float32, LANES](w.unsafe_load[width=2 * LANES](k * width + 2 * LANES * v))
             comptime for r in range(rows):
-                var xv = Vector(x[unsafe_offset=r * x_stride + half].cast[DType.float32]())
+                var pair = bitcast[DType.float32, 1](x.unsafe_load[width=2](r * x_stride + 2 * k))
                 comptime for v in range(vectors):
-                    acc[r * vectors + v] = fma(xv, wv[v], acc[r * vectors + v])
+                    acc[r * vectors + v] = dot_pairs(Vector(pair[0]), wv[v], acc[r * vectors + v])
+    else:
+        # One half of some pairs after the other: both at once would not fit the register file.
+        for begin in range(0, steps, STRIP):
+            comptime for half in range(factor):
+                for k in range(begin, min(begin + STRIP, steps)):
+                    comptime if fetch and half == 0:
+                        prefetch_step[vectors](w, k)
+                    var wv = Array[Vector, vectors](fill=Vector(0))
+                    comptime for v in range(vectors):
+                        wv[v] = load_half[half](w.unsafe_offset(k * width), LANES * v)
+                    comptime for r in range(rows):
+                        var xv = Vector(x[unsafe_offset=r * x_stride + k * factor + half].cast[DType.float32]())
+                        comptime for v in range(vectors):
+                            acc[r * vectors + v] = fma(xv, wv[v], acc[r * vectors + v])
 
 
 @always_inline
@@ -101,7 +129,7 @@ def linear_tile[
     Parameters:
         rows: Rows of x.
         vectors: Vectors of outputs.
-        fetch: Ask for weights ahead: they come from memory, not from the cache.
+        fetch: Ask for weights ahead.
         xtype: Type of x.
         wtype: Type of the weights.
 
@@ -115,19 +143,16 @@ def linear_tile[
         bias: Of the outputs.
     """
     comptime factor = pack_factor[wtype]()
-    comptime step = PANEL * factor
     var acc = Array[Vector, rows * vectors](fill=Vector(0))
     var whole = k_size // factor
-    for k in range(whole):
-        comptime if fetch:
-            comptime for line in range(0, vectors * LANES * factor, LINE // size_of[wtype]()):
-                prefetch[READ_AHEAD](w.unsafe_offset(k * step + AHEAD // size_of[wtype]() + line))
-        add_products[rows, vectors](acc, x.unsafe_offset(k * factor), k_size, w.unsafe_offset(k * step))
+    add_products[rows, vectors, fetch](acc, x, k_size, w, whole)
     if whole * factor < k_size:  # half a pair is left, and the other half of the weights is zero
         var last = Array[Scalar[xtype], rows * 2](fill=0)
         comptime for r in range(rows):
             last[2 * r] = x[unsafe_offset=r * k_size + k_size - 1]
-        add_products[rows, vectors](acc, untracked(last.unsafe_ptr()), 2, w.unsafe_offset(whole * step))
+        add_products[rows, vectors, False](
+            acc, untracked(last.unsafe_ptr()), 2, w.unsafe_offset(whole * PANEL * factor), 1
+        )
         _ = last^
     comptime for r in range(rows):
         comptime for v in range(vectors):
