@@ -47,9 +47,10 @@ def load_half[half: Int, dtype: DType](w: ReadPtr[dtype], lane: Int) -> Vector:
     """The first or the second elements of the pairs at some lanes as float32; where there are no pairs, the elements."""
     comptime if pack_factor[dtype]() == 1:
         return w.unsafe_load[width=LANES](lane).cast[DType.float32]()
-    var bits = bitcast[DType.uint32, LANES](w.unsafe_load[width=2 * LANES](2 * lane))
-    # A bfloat16 is the upper half of a float32.
-    return bitcast[DType.float32, LANES](bits << 16 if half == 0 else bits & 0xFFFF_0000)
+    else:
+        var bits = bitcast[DType.uint32, LANES](w.unsafe_load[width=2 * LANES](2 * lane))
+        # A bfloat16 is the upper half of a float32.
+        return bitcast[DType.float32, LANES](bits << 16 if half == 0 else bits & 0xFFFF_0000)
 
 
 @always_inline
