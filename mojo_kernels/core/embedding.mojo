@@ -4,6 +4,7 @@ import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 
+from .packed import PANEL, pack_factor
 from ..utils.parallel import parallel_ranges
 from ..utils.simd import WIDTH, widen
 from ..utils.types import require_cpu, untracked
@@ -39,5 +40,38 @@ struct GatherRows:
                 while i < size:
                     out_row[unsafe_offset=i] = source[unsafe_offset=i].cast[DType.float32]()
                     i += 1
+
+        parallel_ranges(y.dim_size(0), size, gather)
+
+
+@extensibility.register("mili.gather_packed_rows")
+struct GatherPackedRows:
+    """As `mili.gather_rows`, from a table that is packed as [N / 64, D / P, 64 P]; see `packed.mojo`."""
+
+    @staticmethod
+    def execute[
+        target: StaticString
+    ](
+        y: OutputTensor[dtype=DType.float32, rank=2, ...],
+        table: InputTensor[rank=3, ...],
+        rows: InputTensor[dtype=DType.int32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        require_cpu[target]()
+        comptime factor = pack_factor[table.dtype]()
+        var size = y.dim_size(1)
+        var panel_size = table.dim_size(1) * table.dim_size(2)
+        var yp = untracked(y.unsafe_ptr())
+        var tp = untracked(table.unsafe_ptr())
+        var rp = untracked(rows.unsafe_ptr())
+
+        def gather(begin: Int, end: Int) {imm}:
+            for r in range(begin, end):
+                var row = Int(rp[unsafe_offset=r])
+                var source = tp.unsafe_offset(row // PANEL * panel_size + row % PANEL * factor)
+                var out_row = yp.unsafe_offset(r * size)
+                for i in range(size):
+                    var place = i // factor * PANEL * factor + i % factor
+                    out_row[unsafe_offset=i] = source[unsafe_offset=place].cast[DType.float32]()
 
         parallel_ranges(y.dim_size(0), size, gather)

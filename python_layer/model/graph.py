@@ -77,7 +77,8 @@ def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernel
             [step.positions, ops.constant(frequencies, FLOAT, CPU), _float(scale)],
             ["T", config.head_dim],
         )
-        hidden = _op("gather_rows", [weights[EMBEDDING], step.token_ids], ["T", config.hidden_size])
+        gather = "gather_packed_rows" if config.tie_word_embeddings else "gather_rows"
+        hidden = _op(gather, [weights[EMBEDDING], step.token_ids], ["T", config.hidden_size])
         normed = _op("rms_norm", [hidden, weights["layers.0.input_norm"], _float(config.rms_norm_eps)], hidden.shape)
         layer = _layer_graph(graph, config, step, [hidden, normed, rope], weights, kernels, paired)
         for i in range(config.num_hidden_layers):
@@ -89,7 +90,7 @@ def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernel
             hidden, normed = (value.tensor for value in results)
         wanted = _op("gather_rows", [normed, step.logit_rows], ["R", config.hidden_size])
         head = weights[EMBEDDING if config.tie_word_embeddings else LM_HEAD]
-        graph.output(_linear(wanted, head, None, paired))
+        graph.output(_linear(wanted, head, config.vocab_size, None, paired))
     return graph
 
 
@@ -114,7 +115,7 @@ def _layer_graph(
         eps = _float(config.rms_norm_eps)
         rows = hidden.shape[0]
 
-        qkv = _linear(normed, w["qkv"], w.get("qkv_bias"), paired)
+        qkv = _linear(normed, w["qkv"], config.q_size + 2 * config.kv_size, w.get("qkv_bias"), paired)
         queries = _op(
             "qk_norm_rope_store",
             [cache.buffer, qkv, w["q_norm"], w["k_norm"], rope, positions, row_offsets, page_table, index.tensor, eps],
@@ -126,10 +127,12 @@ def _layer_graph(
             [rows, config.q_size],
         )
         # The smallest product keeps float32: rounding its input costs the most accuracy for the least time.
-        mixed = _linear(attended, w["o"], w.get("o_bias"), paired=False)
+        mixed = _linear(attended, w["o"], config.hidden_size, w.get("o_bias"), paired=False)
         hidden, normed = _add_norm(mixed, hidden, w["post_norm"], eps)
-        gated = _op("swiglu", [_linear(normed, w["gate_up"], None, paired)], [rows, config.intermediate_size])
-        layer.output(*_add_norm(_linear(gated, w["down"], None, paired), hidden, next_norm, eps))
+        both = _linear(normed, w["gate_up"], 2 * config.intermediate_size, None, paired)
+        gated = _op("swiglu", [both], [rows, config.intermediate_size])
+        down = _linear(gated, w["down"], config.hidden_size, None, paired)
+        layer.output(*_add_norm(down, hidden, next_norm, eps))
     return layer
 
 
@@ -143,11 +146,11 @@ def _shared(step: StepInputs) -> list[Value]:
 
 
 def _weight(spec: WeightSpec, dtype: DType) -> TensorValue:
-    return Weight(spec.name, FLOAT if spec.dtype == "float32" else dtype, spec.shape, CPU)
+    return Weight(spec.name, FLOAT if spec.dtype == "float32" else dtype, spec.shape_in_memory(dtype.name), CPU)
 
 
-def _linear(x: TensorValue, w: TensorValue, bias: TensorValue | None, paired: bool) -> TensorValue:
-    shape = [x.shape[0], w.shape[0]]
+def _linear(x: TensorValue, w: TensorValue, outputs: int, bias: TensorValue | None, paired: bool) -> TensorValue:
+    shape = [x.shape[0], outputs]
     if paired and w.dtype == DType.bfloat16:
         x = ops.cast(x, DType.bfloat16)
     return _op("linear", [x, w], shape) if bias is None else _op("linear_bias", [x, w, bias], shape)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from python_layer.model.checkpoint import Checkpoint, open_checkpoint
 from python_layer.model.dtype_conversion import STORAGE, convert
 from python_layer.model.hub import resolve_model
+from python_layer.model.packing import pack_rows, packed_shape
 from python_layer.model.safetensors_file import SafetensorsFile
 from python_layer.utils.errors import ConfigError, WeightError
 from python_layer.utils.host_memory import anonymous_buffer
@@ -37,12 +38,18 @@ class WeightSpec:
         shape: Its shape.
         sources: The checkpoint's tensors, (name, shape), that make it up along the first axis.
         dtype: Its type in memory; None is the model's.
+        packed: It is a matrix that lies in memory as the kernels of linear layers want it.
     """
 
     name: str
     shape: tuple[int, ...]
     sources: tuple[tuple[str, tuple[int, ...]], ...]
     dtype: str | None = None
+    packed: bool = False
+
+    def shape_in_memory(self, dtype: str) -> tuple[int, ...]:
+        """Its shape in the model's type ``dtype``."""
+        return packed_shape(self.shape, self.dtype or dtype) if self.packed else self.shape
 
     def __post_init__(self) -> None:
         """Refuses sources that would not fill the weight."""
@@ -124,12 +131,15 @@ class WeightLoader:
             raise ConfigError(f"the weights' dtype is {dtype!r}; supported: {', '.join(STORAGE)}")
         checkpoint = self._checked(specs, unused)
         dtypes = {spec.name: spec.dtype or dtype for spec in specs}
-        sizes = [math.prod(spec.shape) * STORAGE[dtypes[spec.name]].itemsize for spec in specs]
+        shapes = [spec.shape_in_memory(dtype) for spec in specs]
+        sizes = [
+            math.prod(shape) * STORAGE[dtypes[spec.name]].itemsize for spec, shape in zip(specs, shapes, strict=True)
+        ]
         offsets = [0, *itertools.accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
         block = anonymous_buffer(offsets[-1])
         arrays = {
-            spec.name: block[offset : offset + size].view(STORAGE[dtypes[spec.name]]).reshape(spec.shape)
-            for spec, offset, size in zip(specs, offsets[:-1], sizes, strict=True)
+            spec.name: block[offset : offset + size].view(STORAGE[dtypes[spec.name]]).reshape(shape)
+            for spec, shape, offset, size in zip(specs, shapes, offsets[:-1], sizes, strict=True)
         }
         self._fill(
             [piece for spec in specs for piece in _pieces(spec, checkpoint, arrays[spec.name], dtypes[spec.name])]
@@ -158,38 +168,53 @@ class WeightLoader:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Elements ``start`` and following of a checkpoint's tensor, and the place where they go."""
+    """Rows of a checkpoint's tensor, and the weight they become rows of."""
 
     file: SafetensorsFile
     source: str
-    start: int
+    rows: range
+    columns: int
     target: NDArray[np.generic]
+    first: int
     dtype: str
+    packed: bool
 
     @property
     def source_bytes(self) -> int:
-        return len(self.target) * STORAGE[self.file.entries[self.source].dtype].itemsize
+        return len(self.rows) * self.columns * STORAGE[self.file.entries[self.source].dtype].itemsize
 
     def copy(self) -> None:
-        values = self.file.values(self.source)
-        stop = self.start + len(self.target)
+        values, given = self.file.values(self.source), self.file.entries[self.source].dtype
+        start, stop = self.rows.start * self.columns, self.rows.stop * self.columns
+        part = values[start:stop]
         try:
-            convert(values[self.start : stop], self.file.entries[self.source].dtype, self.target, self.dtype)
+            if not self.packed:
+                whole = self.target.reshape(-1)
+                begin = self.first * self.columns
+                convert(part, given, whole[begin : begin + len(part)], self.dtype)
+            else:
+                if given != self.dtype:
+                    converted = np.empty(len(part), STORAGE[self.dtype])
+                    convert(part, given, converted, self.dtype)
+                    part = converted
+                pack_rows(part.reshape(-1, self.columns), self.first, self.target)
         except OverflowError:
             raise WeightError(
                 f"{self.file.path}: {self.source} has values beyond float16; load it as bfloat16 or float32"
             ) from None
         # Else the whole file would stay in memory beside its copy until the end.
-        self.file.release(self.source, self.start * values.itemsize, stop * values.itemsize)
+        self.file.release(self.source, start * values.itemsize, stop * values.itemsize)
 
 
 def _pieces(spec: WeightSpec, checkpoint: Checkpoint, array: NDArray[np.generic], dtype: str) -> Iterator[_Piece]:
-    row = 0
+    columns = math.prod(spec.shape[1:])
+    most = max(1, PIECE // max(1, columns))
+    first = 0
     for source, shape in spec.sources:
-        flat = array[row : row + shape[0]].reshape(-1)
-        row += shape[0]
-        for start in range(0, len(flat), PIECE):
-            yield _Piece(checkpoint.tensors[source], source, start, flat[start : start + PIECE], dtype)
+        for start in range(0, shape[0], most):
+            rows = range(start, min(start + most, shape[0]))
+            yield _Piece(checkpoint.tensors[source], source, rows, columns, array, first + start, dtype, spec.packed)
+        first += shape[0]
 
 
 def _misfits(specs: Sequence[WeightSpec], checkpoint: Checkpoint, unused: Collection[str]) -> Iterator[str]:

@@ -11,13 +11,14 @@ FINAL_NORM = "norm"
 def weight_specs(config: Qwen3Config) -> list[WeightSpec]:
     """Every weight of the graph.
 
-    Matrices keep the precision of the model and have shape [out, in]; norm weights and biases are float32.
+    Matrices keep the precision of the model and have shape [out, in]; those of linear layers are packed. Norm weights
+    and biases are float32.
     Projections that read the same input are stacked: ``qkv`` is queries, keys and values, ``gate_up`` is gate
     and up. With tied embeddings the output projection is the embedding itself.
     """
     hidden = config.hidden_size
     specs = [
-        _matrix(EMBEDDING, hidden, ("model.embed_tokens.weight", config.vocab_size)),
+        _matrix(EMBEDDING, hidden, ("model.embed_tokens.weight", config.vocab_size), packed=config.tie_word_embeddings),
         _vector(FINAL_NORM, ("model.norm.weight", hidden)),
     ]
     if not config.tie_word_embeddings:
@@ -55,9 +56,9 @@ def _layer_specs(config: Qwen3Config, to: str, source: str) -> list[WeightSpec]:
     return specs
 
 
-def _matrix(name: str, columns: int, *sources: tuple[str, int]) -> WeightSpec:
+def _matrix(name: str, columns: int, *sources: tuple[str, int], packed: bool = True) -> WeightSpec:
     rows = sum(rows for _, rows in sources)
-    return WeightSpec(name, (rows, columns), tuple((source, (rows, columns)) for source, rows in sources))
+    return WeightSpec(name, (rows, columns), tuple((source, (rows, columns)) for source, rows in sources), packed=packed)
 
 
 def _vector(name: str, *sources: tuple[str, int]) -> WeightSpec:

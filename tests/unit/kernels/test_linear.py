@@ -1,13 +1,18 @@
-"""mili.linear, mili.linear_bias and mili.gather_rows in every weight type."""
+"""mili.linear, mili.linear_bias, mili.gather_rows and mili.gather_packed_rows in every weight type."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from max.driver import Buffer
 from max.dtype import DType
 from max.graph import ops
 
+from python_layer.model.packing import pack_rows, packed_shape
 from python_layer.utils.cpu import multiplies_bfloat16
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor, to_dtype
 
+Run = Callable[..., list[np.ndarray]]
 TYPES = [(FLOAT, DType.float32), (FLOAT, DType.bfloat16), (FLOAT, DType.float16)]
 """Of x and of w."""
 if multiplies_bfloat16():
@@ -29,36 +34,55 @@ def rounded(x: np.ndarray, types: tuple[DType, DType]) -> np.ndarray:
     return to_dtype(x, types[0])[1].astype(np.float64)
 
 
+def packed(w: Buffer) -> Buffer:
+    """A matrix as the kernels want it, packed in two parts."""
+    bits = {DType.float32: DType.uint32}.get(w.dtype, DType.uint16)
+    rows = w.view(bits, w.shape).to_numpy()
+    target = np.zeros(packed_shape(rows.shape, w.dtype.name), rows.dtype)
+    middle = len(rows) // 3
+    pack_rows(rows[:middle], 0, target)
+    pack_rows(rows[middle:], middle, target)
+    return Buffer.from_numpy(target).view(w.dtype, target.shape)
+
+
 @pytest.fixture(scope="module")
-def run(types: tuple[DType, DType]) -> OpRunner:
-    """x, w, bias, rows -> linear, linear_bias, gather_rows."""
+def run(types: tuple[DType, DType]) -> Run:
+    """x, w, packed w, bias, rows -> linear, linear_bias, gather_rows, gather_packed_rows."""
 
     def build(values):
-        x, w, bias, rows = (value.tensor for value in values)
+        x, w, packed, bias, rows = (value.tensor for value in values)
         x = ops.cast(x, types[0])
-        out = tensor(FLOAT, "T", "N")
+        out, gathered = tensor(FLOAT, "T", "N"), tensor(FLOAT, "R", "K")
         return [
-            ops.custom("mili.linear", DEVICE, [x, w], [out])[0],
-            ops.custom("mili.linear_bias", DEVICE, [x, w, bias], [out])[0],
-            ops.custom("mili.gather_rows", DEVICE, [w, rows], [tensor(FLOAT, "R", "K")])[0],
+            ops.custom("mili.linear", DEVICE, [x, packed], [out])[0],
+            ops.custom("mili.linear_bias", DEVICE, [x, packed, bias], [out])[0],
+            ops.custom("mili.gather_rows", DEVICE, [w, rows], [gathered])[0],
+            ops.custom("mili.gather_packed_rows", DEVICE, [packed, rows], [gathered])[0],
         ]
 
-    inputs = [tensor(FLOAT, "T", "K"), tensor(types[1], "N", "K"), tensor(FLOAT, "N"), tensor(INT, "R")]
-    return OpRunner(inputs, build)
+    inputs = [
+        tensor(FLOAT, "T", "K"),
+        tensor(types[1], "N", "K"),
+        tensor(types[1], "panels", "steps", "width"),
+        tensor(FLOAT, "N"),
+        tensor(INT, "R"),
+    ]
+    runner = OpRunner(inputs, build)
+    return lambda x, w, bias, rows: runner(x, w, packed(w), bias, rows)
 
 
 SHAPES = [(1, 1, 1), (1, 3, 5), (2, 4, 16), (3, 7, 17), (5, 64, 33), (6, 65, 100), (13, 131, 257), (64, 517, 173)]
 
 
 @pytest.mark.parametrize(("rows", "outputs", "inputs"), SHAPES)
-def test_matches_reference(run: OpRunner, types: tuple[DType, DType], rows: int, outputs: int, inputs: int) -> None:
+def test_matches_reference(run: Run, types: tuple[DType, DType], rows: int, outputs: int, inputs: int) -> None:
     rng = np.random.default_rng([rows, outputs, inputs])
     x = rng.standard_normal((rows, inputs)).astype(np.float32)
     bias = rng.standard_normal(outputs).astype(np.float32)
     w, exact = to_dtype(rng.standard_normal((outputs, inputs)), types[1])
     chosen = rng.integers(0, outputs, 9).astype(np.int32)
 
-    linear, with_bias, gathered = run(x, w, bias, chosen)
+    linear, with_bias, gathered, from_packed = run(x, w, bias, chosen)
 
     x = rounded(x, types)
     expected = x @ exact.T
@@ -66,16 +90,16 @@ def test_matches_reference(run: OpRunner, types: tuple[DType, DType], rows: int,
     assert (np.abs(linear - expected) <= tolerance).all()
     assert (np.abs(with_bias - expected - bias) <= tolerance + 1e-6).all()
     np.testing.assert_array_equal(gathered, exact[chosen].astype(np.float32))
+    np.testing.assert_array_equal(from_packed, gathered)
 
 
-def test_no_rows(run: OpRunner, weight_type: DType) -> None:
+def test_no_rows(run: Run, weight_type: DType) -> None:
     w, _ = to_dtype(np.ones((5, 8)), weight_type)
-    linear, with_bias, gathered = run(np.zeros((0, 8), np.float32), w, np.zeros(5, np.float32), np.zeros(0, np.int32))
-    assert linear.shape == with_bias.shape == (0, 5)
-    assert gathered.shape == (0, 8)
+    results = run(np.zeros((0, 8), np.float32), w, np.zeros(5, np.float32), np.zeros(0, np.int32))
+    assert [result.shape for result in results] == [(0, 5), (0, 5), (0, 8), (0, 8)]
 
 
-def test_a_row_never_depends_on_its_neighbours(run: OpRunner, weight_type: DType) -> None:
+def test_a_row_never_depends_on_its_neighbours(run: Run, weight_type: DType) -> None:
     rng = np.random.default_rng(1)
     x = rng.standard_normal((70, 301)).astype(np.float32)
     w, _ = to_dtype(rng.standard_normal((1030, 301)), weight_type)
@@ -86,7 +110,7 @@ def test_a_row_never_depends_on_its_neighbours(run: OpRunner, weight_type: DType
         np.testing.assert_array_equal(run(x[begin:end], w, bias, none)[1], whole[begin:end])
 
 
-def test_large_enough_for_threads(run: OpRunner, types: tuple[DType, DType]) -> None:
+def test_large_enough_for_threads(run: Run, types: tuple[DType, DType]) -> None:
     rng = np.random.default_rng(2)
     x = rng.standard_normal((33, 512)).astype(np.float32)
     w, exact = to_dtype(rng.standard_normal((3001, 512)), types[1])
