@@ -58,7 +58,9 @@ def _layer_specs(config: Qwen3Config, to: str, source: str) -> list[WeightSpec]:
 
 def _matrix(name: str, columns: int, *sources: tuple[str, int], packed: bool = True) -> WeightSpec:
     rows = sum(rows for _, rows in sources)
-    return WeightSpec(name, (rows, columns), tuple((source, (rows, columns)) for source, rows in sources), packed=packed)
+    return WeightSpec(
+        name, (rows, columns), tuple((source, (rows, columns)) for source, rows in sources), packed=packed
+    )
 
 
 def _vector(name: str, *sources: tuple[str, int]) -> WeightSpec:

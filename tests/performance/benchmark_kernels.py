@@ -22,6 +22,8 @@ from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, TensorType, Value, ops
 
 from python_layer.model.kernels import kernel_package
+from python_layer.model.packing import packed_shape
+from python_layer.utils.cpu import multiplies_bfloat16
 
 DEVICE = DeviceRef.CPU()
 FLOAT, INT, BF16 = DType.float32, DType.int32, DType.bfloat16
@@ -59,12 +61,17 @@ def integers(values: Sequence[int]) -> Buffer:
 
 
 def linear(rows: int, outputs: int, inputs: int) -> Case:
-    out = tensor(FLOAT, rows, outputs)
+    out, packed = tensor(FLOAT, rows, outputs), packed_shape((outputs, inputs), "bfloat16")
+
+    def build(v: Sequence[Value[Any]]) -> list[Value[Any]]:
+        x = v[0].tensor if not multiplies_bfloat16() else ops.cast(v[0].tensor, BF16)
+        return [ops.custom("mili.linear", DEVICE, [x, v[1].tensor], [out])[0]]
+
     return Case(
         f"linear {rows} x {inputs} -> {outputs}, bf16",
-        [floats(rows, inputs), bfloats(outputs, inputs)],
-        [tensor(FLOAT, rows, inputs), tensor(BF16, outputs, inputs)],
-        lambda v: [ops.custom("mili.linear", DEVICE, [v[0].tensor, v[1].tensor], [out])[0]],
+        [floats(rows, inputs), bfloats(*packed)],
+        [tensor(FLOAT, rows, inputs), tensor(BF16, *packed)],
+        build,
         2 * outputs * inputs + 4 * rows * (inputs + outputs),
         2 * rows * outputs * inputs,
     )
