@@ -82,22 +82,14 @@ class Answer:
         """Adds the next token and passes it on; ``reason`` tells whether the answer ends with it."""
         params, sequence, token = self.request.params, self.sequence, sampled.token
         early = sequence.generated < params.min_tokens
-        error: Exception | None = None
         sequence.tokens.append(token)
         self._counts[token] += 1
         ended = token in self._endings
         # A token that ends the answer is no part of its text, even if it is a newline, say.
         text, cut = ("", False) if ended else self._text_of(token, early)
-        reason: FinishReason | None = None
         if self._guide is not None:
             self._guide.take(token)
-        if self._guide is not None and self._guide.failure:
-            error = GrammarError(f"the answer can't go on: {self._guide.failure}")
-            reason = "abort"
-        elif ended or cut or (self._guide is not None and self._guide.finished):
-            reason = "stop"
-        elif sequence.generated >= params.max_tokens:
-            reason = "length"
+        reason, error = self._end(ended or cut)
         if reason is not None and not cut:
             text += self._last_text()
         logprobs = None if sampled.logprob is None else [TokenLogprobs(sampled.logprob, sampled.top)]
@@ -110,6 +102,15 @@ class Answer:
         begun = sequence.generated > 0 or sequence.index > 0
         for index in range(sequence.index, sequence.index + 1 if begun else params.n):
             self._emit(index, [], "", None if params.logprobs is None else [], reason, error)
+
+    def _end(self, stopped: bool) -> tuple[FinishReason | None, Exception | None]:
+        """Why the answer ends with its last token, if it does, and what went wrong."""
+        guide, sequence = self._guide, self.sequence
+        if guide is not None and guide.failure:
+            return "abort", GrammarError(f"the answer can't go on: {guide.failure}")
+        if stopped or (guide is not None and guide.finished):
+            return "stop", None
+        return ("length" if sequence.generated >= sequence.params.max_tokens else None), None
 
     def _text_of(self, token: int, early: bool) -> tuple[str, bool]:
         """The text that is final with a token, and whether a stop string cut it."""

@@ -157,7 +157,12 @@ def from_choice(choices: Iterable[str]) -> str:
 
 
 def from_functions(
-    functions: Mapping[str, dict[str, Any]], end: int, start: int | None = None, *, several: bool
+    functions: Mapping[str, dict[str, Any]],
+    end: int,
+    start: int | None = None,
+    *,
+    several: bool = False,
+    answer: dict[str, Any] | None = None,
 ) -> str:
     """The source for calls of functions as Qwen3 writes them.
 
@@ -166,11 +171,15 @@ def from_functions(
         end: The token ``</tool_call>``.
         start: The token ``<tool_call>``; None where it has come already, and the source is for the rest of one call.
         several: More calls may follow.
+        answer: Schema of JSON that may come instead of calls; None where there must be calls.
     """
     body = f'"\\n{{\\"name\\": " function "}}\\n" <[{end}]>'
-    rules = [f"start: {body}"]
+    calls = body if start is None else 'call ("\\n" call)*' if several else "call"
+    rules = [f"start: {calls}" if answer is None else f"start: {calls} | answer"]
     if start is not None:
-        rules = ['start: call ("\\n" call)*' if several else "start: call", f"call: <[{start}]> {body}"]
+        rules.append(f"call: <[{start}]> {body}")
+    if answer is not None:
+        rules.append(f"answer: %json {json.dumps(answer | JSON_OPTIONS)}")
     rules.append("function: " + " | ".join(f"function_{i}" for i in range(len(functions))))
     for i, (name, schema) in enumerate(functions.items()):
         rules.append(f'function_{i}: "\\"{name}\\", \\"arguments\\": " arguments_{i}')

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import uuid
 from collections.abc import AsyncIterator, Coroutine
@@ -20,7 +21,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from python_layer.server.access import Access
 from python_layer.server.chat_page import add_chat_page
-from python_layer.server.errors import ModelNotFoundError, error_response, http_error_response, validation_response
+from python_layer.server.errors import (
+    ModelNotFoundError,
+    error_event,
+    error_response,
+    http_error_response,
+    validation_response,
+)
 from python_layer.server.guard import Guard
 from python_layer.server.json_route import JsonRoute
 from python_layer.server.metrics import CONTENT_TYPE, Metrics
@@ -42,6 +49,7 @@ from python_layer.utils.errors import MiliError
 if TYPE_CHECKING:  # its packages are needed only where traces are on
     from python_layer.server.tracing import RequestTracer
 
+LOG = logging.getLogger(__name__)
 LONGEST_REQUEST_ID = 128
 SHOWN_HEADERS = ["X-Request-ID", "Retry-After"] + [
     f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")
@@ -244,9 +252,9 @@ async def _respond(request: Request, answers: Answers | PlainResponse, stream: b
     events = answers.events()
     # What is refused is refused with a status of its own, before the stream begins.
     first = await _unless_gone(request, _first(events))
-    return (
-        Response(status_code=NOBODY_READS) if first is None else EventSourceResponse(_chained(first, events), sep="\n")
-    )
+    if first is None:
+        return Response(status_code=NOBODY_READS)
+    return EventSourceResponse(_with_rest(first, events, _id(request)), sep="\n")
 
 
 async def _first(events: AsyncIterator[str]) -> str:
@@ -270,10 +278,16 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _chained(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
+async def _with_rest(first: str, rest: AsyncIterator[str], request_id: str) -> AsyncIterator[str]:
+    """All events; what goes wrong on the way is told by the last one."""
     yield first
-    async for event in rest:
-        yield event
+    try:
+        async for event in rest:
+            yield event
+    except Exception as error:
+        if not isinstance(error, MiliError):
+            LOG.exception("request %s failed", request_id)
+        yield error_event(error, request_id)
 
 
 def __getattr__(name: str) -> FastAPI:

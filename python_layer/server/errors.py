@@ -80,36 +80,28 @@ def check_in_time(output: Output) -> None:
         raise RequestTimeoutError("the request waited or ran longer than allowed and was given up")
 
 
-def status_of(error: Exception) -> int:
-    """The HTTP status of an error."""
-    return next(status for kind, (status, _) in STATUS.items() if isinstance(error, kind))
-
-
-def error_body(error: Exception, request_id: str) -> dict[str, Any]:
-    """An error as the body of an answer, or as the data of an event in the midst of a stream.
-
-    The message of an error that is not meant for users stays here.
-    """
+def _answer_to(error: Exception, request_id: str) -> tuple[int, dict[str, Any]]:
+    """An error's HTTP status and body; the message of one that is not meant for users stays here."""
     status, code = next(answer for kind, answer in STATUS.items() if isinstance(error, kind))
     message = str(error) if isinstance(error, MiliError) else "the server failed; its log says why"
     param = error.param if isinstance(error, InvalidRequestError) else None
-    return _body(message, status, code, param, request_id)
+    return status, _body(message, status, code, param, request_id)
 
 
 def error_event(error: Exception, request_id: str) -> str:
     """The data of an event that ends a stream."""
-    return json.dumps(error_body(error, request_id))
+    return json.dumps(_answer_to(error, request_id)[1])
 
 
 def error_response(error: Exception, request_id: str) -> JSONResponse:
     """The answer to a request that failed with an error."""
-    status = status_of(error)
+    status, body = _answer_to(error, request_id)
     headers = {"X-Request-ID": request_id}
     if status in (429, 503):
         headers["Retry-After"] = str(error.retry_after if isinstance(error, RateLimitedError) else RETRY_AFTER)
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error_body(error, request_id), status, headers)
+    return JSONResponse(body, status, headers)
 
 
 def http_error_response(error: HTTPException, request_id: str) -> JSONResponse:

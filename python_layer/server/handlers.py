@@ -2,8 +2,6 @@
 
 import time
 import uuid
-from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 from anyio import to_thread
@@ -12,17 +10,17 @@ from python_layer.inference.engine import InferenceEngine
 from python_layer.inference.guide import Guide
 from python_layer.inference.params import GenerationParams
 from python_layer.inference.request import Request
-from python_layer.model.generation import check_token_ids, encode_prompt
+from python_layer.model.generation import check_token_ids
 from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.model.sampling import SamplingParams
 from python_layer.server.errors import ModelNotFoundError
 from python_layer.server.formats import ChatFormat, CompletionFormat, ToolCallCounts
 from python_layer.server.plain import PlainResponse
+from python_layer.server.prompts import Prompts
 from python_layer.server.rate_limits import Caller, Metered
 from python_layer.server.responses import Form, Response
 from python_layer.server.schemas import (
     ChatCompletionRequest,
-    ChatMessage,
     CompletionRequest,
     DetokenizeRequest,
     GenerateRequest,
@@ -30,12 +28,10 @@ from python_layer.server.schemas import (
     NamedTool,
     TemplateRequest,
     TokenizeRequest,
-    Tool,
 )
 from python_layer.server.structure import Structures
-from python_layer.tokenizer import ChatTemplate
 from python_layer.tokenizer.answer_parser import AnswerParser, thinks_at_end
-from python_layer.utils.errors import ContextLengthError, InvalidRequestError, TokenizerError
+from python_layer.utils.errors import ContextLengthError, InvalidRequestError
 from python_layer.utils.settings import Settings
 
 
@@ -55,6 +51,7 @@ class Handlers:
         self.engine = engine
         self.memory = memory
         self.tool_calls = ToolCallCounts()
+        self._prompts = Prompts(model, settings.enable_thinking)
         self._structures = Structures(model)
 
     @property
@@ -72,10 +69,6 @@ class Handlers:
         """Whether text can be served, not only token ids."""
         return self._model.tokenizer is not None
 
-    @cached_property
-    def _chat_template(self) -> ChatTemplate:
-        return ChatTemplate.from_pretrained(self._model.folder)
-
     async def complete(self, body: CompletionRequest, request_id: str, caller: Caller) -> Response:
         """Continues one prompt or several.
 
@@ -83,7 +76,7 @@ class Handlers:
             MiliError: The request can't be served as asked.
         """
         self._check(body)
-        prompts = [await self._ids(prompt) for prompt in _prompts(body.prompt)]
+        prompts = [await self._prompts.ids(prompt) for prompt in _prompts(body.prompt)]
         scored = body.prompt_logprobs
         if body.echo and body.logprobs is not None:
             if scored is not None:
@@ -91,7 +84,7 @@ class Handlers:
                     "echo with logprobs reports the prompt's own; leave one out", "prompt_logprobs"
                 )
             scored = body.logprobs
-        echo = [self._text(ids, "prompt") for ids in prompts] if body.echo else None
+        echo = [self._prompts.text(ids, "prompt") for ids in prompts] if body.echo else None
         guide = await to_thread.run_sync(self._structures.of_completion, body.structured_outputs)
         requests = self._requests(prompts, body, caller, body.max_tokens, body.logprobs, scored, guide)
         form = self._form("cmpl", body, request_id, echo)
@@ -110,8 +103,8 @@ class Handlers:
         if body.max_tokens is not None and body.max_completion_tokens is not None:
             raise InvalidRequestError("max_tokens and max_completion_tokens are the same; give one", "max_tokens")
         offered = [] if body.tool_choice == "none" else body.tools or []
-        prompt = await self._render(body.messages, offered, body.chat_template_kwargs)
-        ids = await self._ids(prompt, param="messages")
+        prompt = await self._prompts.render(body.messages, offered, body.chat_template_kwargs)
+        ids = await self._prompts.ids(prompt, param="messages")
         budget = self._settings.thinking_budget if body.thinking_budget is None else body.thinking_budget
         guide = await to_thread.run_sync(self._structures.of_chat, body, prompt, budget)
         wanted = (body.top_logprobs or 0) if body.logprobs else None
@@ -135,7 +128,9 @@ class Handlers:
         """
         fields = {name: value for name, value in body.model_dump().items() if name != "prompt"}
         completion = CompletionRequest(prompt=body.prompt, **fields)
-        requests = self._requests([await self._ids(body.prompt)], completion, caller, body.max_tokens, None, None)
+        requests = self._requests(
+            [await self._prompts.ids(body.prompt)], completion, caller, body.max_tokens, None, None
+        )
         return PlainResponse(Metered(self.engine, caller), requests[0], request_id)
 
     async def tokenize(self, body: TokenizeRequest) -> dict[str, Any]:
@@ -144,7 +139,7 @@ class Handlers:
         Raises:
             InvalidRequestError: There is no tokenizer, or the text is no valid Unicode.
         """
-        ids = await self._ids(body.text, body.allow_special, "text") if body.text else []
+        ids = await self._prompts.ids(body.text, body.allow_special, "text") if body.text else []
         return {"tokens": ids, "count": len(ids), "max_model_len": self._model.config.max_position_embeddings}
 
     async def detokenize(self, body: DetokenizeRequest) -> dict[str, str]:
@@ -154,7 +149,7 @@ class Handlers:
             InvalidRequestError: There is no tokenizer, or it does not know a token.
         """
         check_token_ids(self._model.config, "tokens", body.tokens)
-        return {"text": self._text(body.tokens, "tokens")}
+        return {"text": self._prompts.text(body.tokens, "tokens")}
 
     async def apply_template(self, body: TemplateRequest) -> dict[str, str]:
         """The prompt that a conversation becomes.
@@ -163,7 +158,7 @@ class Handlers:
             TokenizerError: The model has no chat template, or it refuses the conversation.
         """
         arguments = body.chat_template_kwargs | {"add_generation_prompt": body.add_generation_prompt}
-        prompt = await self._render(body.messages, body.tools or [], arguments)
+        prompt = await self._prompts.render(body.messages, body.tools or [], arguments)
         try:
             prompt.encode()
         except UnicodeEncodeError:
@@ -180,44 +175,9 @@ class Handlers:
         if body.stream and body.prompt_logprobs is not None:
             raise InvalidRequestError("prompt_logprobs needs stream to be false", "prompt_logprobs")
 
-    async def _render(self, messages: list[ChatMessage], tools: list[Tool], arguments: Mapping[str, Any]) -> str:
-        reserved = {"messages", "tools"} & arguments.keys()
-        if reserved:
-            raise InvalidRequestError(f"{min(reserved)} can't be set like this", "chat_template_kwargs")
-        if self._settings.enable_thinking is not None:
-            arguments = {"enable_thinking": self._settings.enable_thinking, **arguments}
-        turns = [_turn(message) for message in messages]
-        offered = [tool.model_dump(exclude={"function": {"strict"}}, exclude_unset=True) for tool in tools]
-
-        def render() -> str:
-            try:
-                return self._chat_template.render(turns, tools=offered, **arguments)
-            except TokenizerError as error:
-                raise InvalidRequestError(str(error), "messages") from None
-
-        return await to_thread.run_sync(render)
-
-    async def _ids(self, prompt: str | list[int], special: bool = True, param: str = "prompt") -> list[int]:
-        if not isinstance(prompt, str):
-            return prompt
-
-        def encode() -> list[int]:
-            return encode_prompt(self._model.tokenizer, prompt, special, param)
-
-        return await to_thread.run_sync(encode)
-
-    def _text(self, ids: list[int], param: str) -> str:
-        tokenizer = self._model.tokenizer
-        if tokenizer is None:
-            raise InvalidRequestError("the checkpoint has no tokenizer, so tokens have no text", param)
-        unknown = next((token for token in ids if token not in tokenizer), None)
-        if unknown is not None:
-            raise InvalidRequestError(f"token id {unknown} has no text: the tokenizer does not know it", param)
-        return tokenizer.decode(ids)
-
     def _form(self, prefix: str, body: GenerationFields, request_id: str, echo: list[str] | None = None) -> Form:
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return Form(f"{prefix}-{request_id}", request_id, int(time.time()), self.model_name, usage, echo)
+        return Form(f"{prefix}-{request_id}", int(time.time()), self.model_name, usage, echo)
 
     def _requests(
         self,
@@ -297,16 +257,6 @@ def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str 
         raise InvalidRequestError("the prompt is empty; give at least one token", "prompt")
     ids = [each for each in prompt if isinstance(each, int)]
     return [ids] if ids else [each for each in prompt if isinstance(each, (str, list))]
-
-
-def _turn(message: ChatMessage) -> dict[str, Any]:
-    """A message as chat templates know it."""
-    content = message.content or ""
-    text = content if isinstance(content, str) else "".join(part.text for part in content)
-    # OpenAI's newer models call the system message the developer's.
-    role = "system" if message.role == "developer" else message.role
-    fields = message.model_dump(include={"reasoning_content", "tool_calls", "tool_call_id"}, exclude_unset=True)
-    return {"role": role, "content": text, **fields}
 
 
 def _bias(raw: dict[str, float] | None) -> dict[int, float]:

@@ -1,17 +1,13 @@
 """Answers of /generate: the plain protocol, one prompt and one answer."""
 
 import json
-import logging
 import time
 from collections.abc import AsyncIterator
 
 from python_layer.inference.fronts import Generates
 from python_layer.inference.request import Output, Request
-from python_layer.server.errors import check_in_time, error_event
+from python_layer.server.errors import check_in_time
 from python_layer.server.formats import JSON
-from python_layer.utils.errors import MiliError
-
-LOG = logging.getLogger(__name__)
 
 
 class PlainResponse:
@@ -42,22 +38,11 @@ class PlainResponse:
         return self._summary(reason)
 
     async def events(self) -> AsyncIterator[str]:
-        """The data of server-sent events: the pieces, then the summary and ``[DONE]``; or an error at the end."""
-        outputs = self._engine.generate(self._request)
-        output = await anext(outputs)
-        check_in_time(output)
-        try:
-            while True:
-                reason = self._take(output)
-                yield json.dumps({"request_id": self._id, "text": output.text, "tokens": output.tokens})
-                if reason is not None:
-                    break
-                output = await anext(outputs)
-        except Exception as error:
-            if not isinstance(error, MiliError):
-                LOG.exception("request %s failed", self._id)
-            yield error_event(error, self._id)
-            return
+        """The data of server-sent events: the pieces, then the summary and ``[DONE]``; errors as :meth:`whole`."""
+        reason = None
+        async for output in self._engine.generate(self._request):
+            reason = self._take(output)
+            yield json.dumps({"request_id": self._id, "text": output.text, "tokens": output.tokens})
         yield json.dumps(self._summary(reason))
         yield "[DONE]"
 

@@ -1,18 +1,14 @@
 """The engine's outputs as OpenAI's answers, whole or as a stream of chunks."""
 
 import json
-import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from python_layer.inference.fronts import Generates
 from python_layer.inference.request import Output, Request, TokenLogprobs
-from python_layer.server.errors import check_in_time, error_event
+from python_layer.server.errors import check_in_time
 from python_layer.server.formats import JSON, Format, prompt_logprobs
 from python_layer.tokenizer import QwenTokenizer
-from python_layer.utils.errors import MiliError
-
-LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,7 +17,6 @@ class Form:
 
     Attributes:
         id: The answer's id.
-        request_id: The HTTP request's, for errors.
         created: Unix seconds.
         model: The model's name.
         include_usage: End a stream with the usage.
@@ -29,7 +24,6 @@ class Form:
     """
 
     id: str
-    request_id: str
     created: int
     model: str
     include_usage: bool = False
@@ -100,33 +94,31 @@ class Response:
         return self._object(self._format.kind, made) | {"usage": self._usage()}
 
     async def events(self) -> AsyncIterator[str]:
-        """The data of server-sent events: chunks, the usage if wanted, and ``[DONE]``; or an error at the end."""
-        outputs = self._engine.generate(*self._requests)
-        # Before anything is sent, so that a refusal can still have a status of its own.
-        first = await anext(outputs)
-        check_in_time(first)
-        opening = self._format.opening()
-        if opening is not None:
-            for index in range(len(self._requests) * self._params.n):
-                yield self._chunk(index, opening, None, None)
-        try:
-            async for output in _chained(first, outputs):
-                index = self._index(output)
-                text, tokens, entries = self._piece(output)
-                pieces, reason = self._format.pieces(index, text, output.finish_reason)
-                if entries and not pieces:
-                    pieces = [self._format.empty]
-                for number, piece in enumerate(pieces, 1 - len(pieces)):  # the last one is number 0
-                    logprobs = self._format.logprobs(tokens, entries) if entries and number == 0 else None
-                    yield self._chunk(index, piece, logprobs, reason if number == 0 else None)
-        except Exception as error:
-            if not isinstance(error, MiliError):
-                LOG.exception("request %s failed", self._form.request_id)
-            yield error_event(error, self._form.request_id)
-            return
+        """The data of server-sent events: chunks, the usage if wanted, and ``[DONE]``; errors as :meth:`whole`."""
+        opened = False
+        async for output in self._engine.generate(*self._requests):
+            index = self._index(output)
+            text, tokens, entries = self._piece(output)
+            if not opened:  # not before the first output is there: a refusal has a status of its own
+                for chunk in self._openings():
+                    yield chunk
+                opened = True
+            pieces, reason = self._format.pieces(index, text, output.finish_reason)
+            if entries and not pieces:
+                pieces = [self._format.empty]
+            for number, piece in enumerate(pieces, 1 - len(pieces)):  # the last one is number 0
+                logprobs = self._format.logprobs(tokens, entries) if entries and number == 0 else None
+                yield self._chunk(index, piece, logprobs, reason if number == 0 else None)
         if self._form.include_usage:
             yield json.dumps(self._object(self._format.chunk_kind, []) | {"usage": self._usage()})
         yield "[DONE]"
+
+    def _openings(self) -> list[str]:
+        """The first chunk of every choice, where the format has one."""
+        opening = self._format.opening()
+        if opening is None:
+            return []
+        return [self._chunk(index, opening, None, None) for index in range(len(self._requests) * self._params.n)]
 
     def _index(self, output: Output) -> int:
         return self._order[output.request_id] * self._params.n + output.index
@@ -180,9 +172,3 @@ class Response:
             "total_tokens": prompt + self._generated,
             "prompt_tokens_details": {"cached_tokens": sum(self._cached.values())},
         }
-
-
-async def _chained(first: Output, rest: AsyncIterator[Output]) -> AsyncIterator[Output]:
-    yield first
-    async for output in rest:
-        yield output

@@ -64,20 +64,22 @@ class Structures:
         """
         tools = [] if body.tool_choice == "none" else body.tools or []
         forced = isinstance(body.tool_choice, NamedTool) or body.tool_choice == "required"
-        structured = body.structured_outputs is not None or isinstance(
-            body.response_format, JsonObjectFormat | JsonSchemaFormat
-        )
-        if body.structured_outputs is not None and body.response_format is not None:
+        schema = _schema_of(body.response_format)
+        if body.structured_outputs is not None and schema is not None:
             raise InvalidRequestError("give one of structured_outputs and response_format", "structured_outputs")
-        if structured and forced:
+        if forced and (body.structured_outputs is not None or schema is not None):
             raise InvalidRequestError(
                 "tool_choice asks for a call, so the answer can have no other form", "tool_choice"
             )
         grammar = calls = None
         if forced:
-            grammar = self._required_calls(body, tools)
-        elif structured:
-            grammar = self._structured(body.structured_outputs) or self._formatted(body.response_format)
+            grammar = self._calls_of(_chosen(tools, body.tool_choice), body)
+        elif body.structured_outputs is not None:
+            grammar = self._structured(body.structured_outputs)
+        elif schema is not None:
+            grammar = self._compile(from_json_schema(schema), "response_format")
+            if tools:
+                grammar = self._calls_of(tools, body, answer=schema)
         elif tools:
             calls = self._free_calls(tools, body.parallel_tool_calls)
         thoughts = self._thoughts(prompt, budget)
@@ -90,9 +92,7 @@ class Structures:
     ) -> Guide:
         return Guide(self._config.vocab_size, self._config.eos_token_ids, grammar, thoughts, calls)
 
-    def _structured(self, wanted: StructuredOutputs | None) -> Grammar | None:
-        if wanted is None:
-            return None
+    def _structured(self, wanted: StructuredOutputs) -> Grammar:
         if wanted.regex is not None:
             return self._compile(from_regex(wanted.regex), "structured_outputs")
         if wanted.choice is not None:
@@ -109,24 +109,14 @@ class Structures:
             raise InvalidRequestError("json must be a JSON schema: an object or a boolean", "structured_outputs")
         return self._compile(from_json_schema(schema), "structured_outputs")
 
-    def _formatted(self, wanted: object) -> Grammar:
-        schema = wanted.json_schema.schema_ if isinstance(wanted, JsonSchemaFormat) else ANY_OBJECT
-        return self._compile(from_json_schema(schema), "response_format")
-
-    def _required_calls(self, body: ChatCompletionRequest, tools: Sequence[Tool]) -> Grammar:
-        if not tools:
-            raise InvalidRequestError("tool_choice needs tools", "tool_choice")
-        choice = body.tool_choice
-        if isinstance(choice, NamedTool):
-            tools = [tool for tool in tools if tool.function.name == choice.function.name]
-            if not tools:
-                raise InvalidRequestError(
-                    f"tool_choice names {choice.function.name!r}, which is not in tools", "tool_choice"
-                )
+    def _calls_of(
+        self, tools: Sequence[Tool], body: ChatCompletionRequest, answer: dict[str, Any] | None = None
+    ) -> Grammar:
+        """Calls, or else an answer in JSON where it has a schema."""
         start, end = self._token(TOOL_CALL, "tools"), self._token(END_TOOL_CALL, "tools")
-        several = body.parallel_tool_calls and not isinstance(choice, NamedTool)
+        several = body.parallel_tool_calls and not isinstance(body.tool_choice, NamedTool)
         schemas = {tool.function.name: tool.function.parameters or NO_ARGUMENTS for tool in tools}
-        return self._compile(from_functions(schemas, end, start, several=several), "tools")
+        return self._compile(from_functions(schemas, end, start, several=several, answer=answer), "tools")
 
     def _free_calls(self, tools: Sequence[Tool], parallel: bool) -> Calls | None:
         """Calls the model makes or not; if a function is strict, all follow a grammar."""
@@ -140,7 +130,7 @@ class Structures:
                 tool.function.name: (tool.function.parameters or NO_ARGUMENTS) if tool.function.strict else ANY_OBJECT
                 for tool in tools
             }
-            grammar = self._compile(from_functions(schemas, end, several=False), "tools")
+            grammar = self._compile(from_functions(schemas, end), "tools")
         return Calls(start, grammar, None if parallel else 1)
 
     def _thoughts(self, prompt: str, budget: int | None) -> Thoughts | None:
@@ -166,3 +156,25 @@ class Structures:
         if token is None:
             raise InvalidRequestError(f"the model has no token {text}, so its calls can't be guided", param)
         return token
+
+
+def _schema_of(wanted: object) -> dict[str, Any] | None:
+    """The JSON schema of a ``response_format``; None for free text."""
+    if isinstance(wanted, JsonObjectFormat):
+        return ANY_OBJECT
+    if not isinstance(wanted, JsonSchemaFormat):
+        return None
+    schema = wanted.json_schema.schema_
+    return schema if isinstance(schema, dict) else {} if schema else {"enum": []}
+
+
+def _chosen(tools: Sequence[Tool], choice: object) -> Sequence[Tool]:
+    """The tools of which one must be called."""
+    if not tools:
+        raise InvalidRequestError("tool_choice needs tools", "tool_choice")
+    if not isinstance(choice, NamedTool):
+        return tools
+    named = [tool for tool in tools if tool.function.name == choice.function.name]
+    if not named:
+        raise InvalidRequestError(f"tool_choice names {choice.function.name!r}, which is not in tools", "tool_choice")
+    return named

@@ -39,7 +39,7 @@ class Delta:
 
 def thinks_at_end(prompt: str) -> bool:
     """Whether a rendered prompt ends within thoughts, which the answer then goes on with."""
-    return prompt.rfind(THINK) > prompt.rfind(END_THINK)
+    return prompt.rstrip().endswith(THINK)  # further up, somebody may just speak of it
 
 
 class AnswerParser:

@@ -185,6 +185,17 @@ def test_parsed_output(client: OpenAI) -> None:
     assert parts(after.choices[0])["reasoning"] == "The fields are event, day and time."
 
 
+def test_a_schema_leaves_tools_to_call(client: OpenAI) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"enum": ["yes", "no"]}}}
+    assert parts(ask(client, [LISBON], tools=[WEATHER], response_format=form))["calls"] == [
+        ["get_weather", '{"city": "Lisbon"}']
+    ]
+    plain = parts(ask(client, "What is the capital of France?", tools=[WEATHER], response_format=form))
+    assert plain["calls"] or plain["content"] in ('"yes"', '"no"')
+    none = ask(client, [LISBON], tools=[WEATHER], response_format=form, tool_choice="none")
+    assert none.message.content in ('"yes"', '"no"')
+
+
 @pytest.mark.parametrize(
     ("wanted", "allowed"),
     [

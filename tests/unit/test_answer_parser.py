@@ -101,7 +101,7 @@ def test_parts(text: str, wanted: object) -> None:
 def test_prompts_that_end_in_thoughts() -> None:
     assert thinks_at_end("<|im_start|>assistant\n<think>\n")
     assert not thinks_at_end("<think>\n\n</think>\n\n")
-    assert not thinks_at_end("Hello.")
+    assert not thinks_at_end("<|im_start|>user\nWhat does <think> mean?<|im_end|>\n<|im_start|>assistant\n")
     assert parts("\nHm.\n</think>\n\nYes.", thinking=True) == expected("Yes.", "Hm.")
 
 

@@ -124,7 +124,7 @@ def test_calls_in_free_text(tokenizer: QwenTokenizer, free: Guide, compiler: Gra
     assert start is not None
     assert end is not None
     schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
-    grammar = compiler.compile(from_functions({"f": schema}, end, several=False), "tools")
+    grammar = compiler.compile(from_functions({"f": schema}, end), "tools")
     state = GuideState(dataclasses.replace(free, calls=Calls(start, grammar, most=1)))
     for token in tokenizer.encode("Let me see."):
         assert state.next() is None
