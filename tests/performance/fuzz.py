@@ -27,6 +27,8 @@ from tests.performance.hostile import Attack, attack
 from tests.performance.load_test import pages_are_whole
 
 LIMITS = ("--max-tokens-limit", "16", "--max-n", "4", "--request-timeout", "20")
+CONVERSATIONS = Path(__file__).resolve().parents[1] / "data" / "golden" / "conversations.json"
+"""What the embedded model says, word for word."""
 LONGEST_WAIT = 60
 NOT_HTTP = b"Invalid HTTP request received."
 
@@ -114,13 +116,22 @@ def by_the_document(url: str, examples: int, seed: int) -> list[str]:
 def still_itself(url: str) -> list[str]:
     """What a server does not do any more that it did."""
     problems = [] if pages_are_whole(url) else ["pages are held, or requests are under way, though nobody asks"]
-    body = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
-    asked = urllib.request.Request(
-        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(asked, timeout=LONGEST_WAIT) as response:
-        said = json.load(response)["choices"][0]["message"]["content"]
-    return problems if said == "The capital of France is Paris." else [*problems, f"it answers {said!r}"]
+    for conversation in json.loads(CONVERSATIONS.read_text(encoding="utf-8")):
+        turn = conversation["turns"][0]
+        opening = [{"role": "system", "content": conversation["system"]}] if conversation["system"] else []
+        thinking = {} if conversation["thinking"] is None else {"enable_thinking": conversation["thinking"]}
+        tools = {"tools": conversation["tools"]} if conversation["tools"] else {}
+        body = {"messages": [*opening, turn["said"]], "chat_template_kwargs": thinking} | tools
+        asked = urllib.request.Request(
+            f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(asked, timeout=LONGEST_WAIT) as response:
+            message = json.load(response)["choices"][0]["message"]
+        said = [message["content"] or "", message.get("reasoning_content", "")]
+        said += [part for call in message.get("tool_calls", []) for part in call["function"].values()]
+        if any(part not in turn["answer"] for part in said) or not any(said):
+            problems.append(f"{conversation['name']}: it answers {said}, not {turn['answer']!r}")
+    return problems
 
 
 def main() -> None:
