@@ -253,6 +253,7 @@ class InferenceEngine:
             sequence = self._sequence(request, 0, list(request.prompt))
             self._answers[sequence] = self._answer(request, sequence, sink)
             self._scheduler.add(sequence)
+            LOG.debug("admitted", extra={"request": request.request_id, "prompt_tokens": len(request.prompt)})
         if leaving:
             self._give_up([s for s in self._answers if s.request_id in leaving], "abort")
 
@@ -345,6 +346,8 @@ class InferenceEngine:
     def _close(self, sequence: Sequence) -> None:
         """Forgets an answer that has ended, and its request with the last one."""
         answer = self._answers.pop(sequence)
+        said = {"request": sequence.request_id, "reason": answer.reason, "answer_tokens": sequence.generated}
+        LOG.debug("answered", extra=said)
         with self._wake:
             self._open[sequence.request_id] -= answer.ended
             if self._open[sequence.request_id] == 0:

@@ -160,18 +160,3 @@ def test_an_error_in_the_queue_has_its_status() -> None:
             stream(url, 10)
         assert caught.value.code == 408
         assert json.load(caught.value)["error"]["code"] == "timeout"
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_no_thread_polls_while_idle() -> None:
-    def wakeups(process: subprocess.Popen[str]) -> int:
-        texts = [path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/status")]
-        return sum(int(text.split("\nvoluntary_ctxt_switches:")[1].split()[0]) for text in texts)
-
-    with server_process() as (process, url):
-        with stream(url, 4) as response:
-            response.read()
-        time.sleep(0.5)
-        before = wakeups(process)
-        time.sleep(2)
-        assert wakeups(process) - before < 1000
