@@ -1,13 +1,18 @@
-"""The tensors of a checkpoint folder, in one safetensors file or in several with an index."""
+"""The tensors of a checkpoint: a folder with one safetensors file or several and an index, or a GGUF file."""
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from python_layer.model.safetensors_file import SafetensorsFile
+from python_layer.model.gguf_checkpoint import gguf_tensors
+from python_layer.model.quantization_config import read_quantization
+from python_layer.model.quantized_checkpoint import Assembly
+from python_layer.model.safetensors_file import PlainTensor, SafetensorsFile
+from python_layer.model.tensor_source import TensorSource
 from python_layer.utils.errors import WeightError
+from python_layer.utils.gguf_file import GgufFile
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -15,31 +20,52 @@ INDEX_FILE = "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What could be opened of a folder, and what is wrong with it.
+    """What could be opened of a checkpoint, and what is wrong with it.
 
     Attributes:
-        tensors: The file of each tensor.
-        problems: What is wrong, a line each: the files and the index.
-        promised: Tensors that the index places in some file; None where the only file can't be read, so that
-            nothing is known of what it should hold.
+        tensors: Each tensor, under the name it has in a checkpoint that is not quantized.
+        problems: What is wrong, a line each: the files, the index, parts of quantized tensors.
+        promised: Tensors that are not missing, even where they are not in ``tensors``, because it is said already
+            what is wrong with them; None where the only file can't be read, so that nothing is known of what it
+            should hold.
     """
 
-    tensors: Mapping[str, SafetensorsFile]
+    tensors: Mapping[str, TensorSource]
     problems: tuple[str, ...]
     promised: Collection[str] | None
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Opens every weight file of a folder; where both exist, the single file goes before the index."""
-    if (folder / SINGLE_FILE).exists():
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Opens a GGUF file, or every weight file of a folder; the single file goes before the index."""
+    if path.is_file():
         try:
-            file = SafetensorsFile(folder / SINGLE_FILE)
+            tensors, problems, broken = gguf_tensors(GgufFile(path))
         except WeightError as error:
             return Checkpoint({}, (str(error),), None)
-        return Checkpoint({name: file for name in file.entries}, (), ())
-    if (folder / INDEX_FILE).exists():
-        return _open_shards(folder)
+        return Checkpoint(tensors, tuple(problems), broken)
+    if (path / SINGLE_FILE).exists():
+        try:
+            plain = SafetensorsFile(path / SINGLE_FILE).tensors()
+        except WeightError as error:
+            return Checkpoint({}, (str(error),), None)
+        return _assembled(path, plain, Checkpoint({}, (), ()))
+    if (path / INDEX_FILE).exists():
+        return _open_shards(path)
     return Checkpoint({}, (f"there is neither {SINGLE_FILE} nor {INDEX_FILE}",), None)
+
+
+def _assembled(folder: Path, plain: Mapping[str, PlainTensor], opened: Checkpoint) -> Checkpoint:
+    """``opened`` with the tensors of its files, the parts of quantized ones put together."""
+    quantization = read_quantization(folder)
+    if quantization is None:
+        return replace(opened, tensors=plain)
+    assembly = Assembly(plain, quantization)
+    promised = None
+    if opened.promised is not None:
+        # What a shard that can't be read should hold is promised under the names of its parts.
+        whole = {name.removesuffix("qweight") + "weight" for name in opened.promised if name.endswith(".qweight")}
+        promised = {*opened.promised, *whole, *assembly.broken}
+    return Checkpoint(assembly.tensors, (*opened.problems, *assembly.problems), promised)
 
 
 def _open_shards(folder: Path) -> Checkpoint:
@@ -61,8 +87,8 @@ def _open_shards(folder: Path) -> Checkpoint:
         for name in file.entries:
             if placed.get(name) != shard:
                 problems.append(f"{shard} holds {name}, which {INDEX_FILE} does not place there")
-    tensors = {name: file for file in files.values() for name in file.entries}
-    return Checkpoint(tensors, tuple(problems), placed.keys())
+    plain = {name: tensor for file in files.values() for name, tensor in file.tensors().items()}
+    return _assembled(folder, plain, Checkpoint({}, tuple(problems), placed.keys()))
 
 
 def _read_index(index: Path) -> dict[str, str]:

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from python_layer.model.config_fields import Fields
+from python_layer.model.gguf_checkpoint import gguf_config
 from python_layer.model.hub import resolve_model
+from python_layer.model.quantization_config import quantization_of
 from python_layer.utils.errors import ConfigError
+from python_layer.utils.gguf_file import GgufFile
 
 HEAD_DIMS = (64, 128)
 DTYPES = ("float32", "bfloat16", "float16")
@@ -99,15 +102,18 @@ class Qwen3Config:
 
     @classmethod
     def from_pretrained(cls, path_or_hub_id: str | Path) -> "Qwen3Config":
-        """Reads config.json, and the end-of-sequence tokens of generation_config.json, of a checkpoint.
+        """Reads config.json and the end-of-sequence tokens of generation_config.json, or a GGUF file's metadata.
 
         Args:
-            path_or_hub_id: The checkpoint's folder, or a hub id like Qwen/Qwen3-0.6B.
+            path_or_hub_id: The checkpoint's folder, a GGUF file, or a hub id like Qwen/Qwen3-0.6B.
 
         Raises:
             ConfigError: A file is missing or not JSON, or fields are wrong or not supported (all are named).
+            WeightError: The GGUF file can't be read.
         """
         folder = resolve_model(path_or_hub_id)
+        if folder.is_file():
+            return cls._checked(gguf_config(GgufFile(folder)), f"{folder} (under config.json's names)")
         raw = _read_object(folder / "config.json")
         generation = folder / "generation_config.json"
         if generation.exists():
@@ -191,8 +197,7 @@ def _check_architecture(fields: Fields) -> None:
         fields.problem("layer_types", f"is {layer_types!r}; it must be a list")
     elif other := [kind for kind in layer_types or [] if kind != "full_attention"]:
         fields.problem("layer_types", f"has {other[0]!r}; supported: full_attention in every layer")
-    if fields.has("quantization_config"):
-        fields.problem("quantization_config", "is present; supported: checkpoints that are not quantized")
+    quantization_of(fields)
 
 
 def _head_dim(fields: Fields) -> int:

@@ -15,12 +15,13 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def resolve_model(path_or_hub_id: str | Path) -> Path:
-    """The folder of a checkpoint.
+    """The folder of a checkpoint, or its GGUF file.
 
     A hub id is looked up in the hub's cache on this machine first, and downloaded when it is not all there.
 
     Args:
-        path_or_hub_id: A folder, or a hub id like Qwen/Qwen3-0.6B.
+        path_or_hub_id: A folder, a GGUF file, or a hub id like Qwen/Qwen3-0.6B. A folder without config.json stands
+            for the one GGUF file in it.
 
     Raises:
         ConfigError: There is no such folder, or the model can't be had from the hub; says why.
@@ -28,12 +29,14 @@ def resolve_model(path_or_hub_id: str | Path) -> Path:
     path, name = Path(path_or_hub_id), str(path_or_hub_id)
     try:
         if path.is_dir():
-            return path
+            return _file_in(path)
         is_file = path.exists()
     except OSError as error:
         raise ConfigError(f"the folder {name} can't be read: {error.strerror}") from None
+    if is_file and path.suffix == ".gguf":
+        return path
     if is_file:
-        raise ConfigError(f"{name} is a file; give the checkpoint's folder")
+        raise ConfigError(f"{name} is a file; give the checkpoint's folder, or a .gguf file")
     if not HUB_ID.fullmatch(name):
         raise ConfigError(f"the folder {name} does not exist; give a checkpoint's folder or a hub id (Qwen/Qwen3-0.6B)")
     try:
@@ -41,6 +44,16 @@ def resolve_model(path_or_hub_id: str | Path) -> Path:
     except ImportError:
         raise ConfigError(f"there is no folder {name}; to download it from the hub, pip install 'mili[hub]'") from None
     return _cached(huggingface_hub, name) or _download(huggingface_hub, name)
+
+
+def _file_in(folder: Path) -> Path:
+    """The folder, or its GGUF file where it holds nothing but that."""
+    if (folder / "config.json").exists():
+        return folder
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) > 1:
+        raise ConfigError(f"{folder} holds {len(files)} GGUF files; give one of them, such as {files[0]}")
+    return files[0] if files else folder
 
 
 def _cached(hub: "ModuleType", hub_id: str) -> Path | None:
@@ -81,7 +94,8 @@ def _download(hub: "ModuleType", hub_id: str) -> Path:
         ) from None
     if not _is_whole(folder):  # without a network the library hands out what the cache has
         raise ConfigError(
-            f"{hub_id} lacks config.json or model.safetensors in {folder}: either the hub has no safetensors of it, "
-            "or an earlier download was cut off and the hub can't be reached now"
+            f"{hub_id} lacks config.json or model.safetensors in {folder}: either the hub has no safetensors of it "
+            "(download a .gguf file yourself, and give its path), or an earlier download was cut off and the hub can't "
+            "be reached now"
         )
     return folder

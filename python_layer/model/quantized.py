@@ -60,14 +60,12 @@ class QuantizedRows:
 
     def dequantize(self) -> NDArray[np.float32]:
         """The rows [n, K], computed in float32."""
-        rows, columns = self.values.shape
-        grouped = self.values.astype(np.float32).reshape(rows, -1, self.group)
-        if self.offsets is None:
-            grouped -= np.float32(1 << (self.bits - 1))
-        grouped *= self.scales.astype(np.float32)[:, :, None]
-        if self.offsets is not None:
-            grouped -= self.offsets.astype(np.float32)[:, :, None]
-        return grouped.reshape(rows, columns)
+        return dequantized(
+            self.values,
+            self.scales.astype(np.float32),
+            None if self.offsets is None else self.offsets.astype(np.float32),
+            self.bits,
+        )
 
     def fitted(self, wanted: QuantFormat) -> "QuantizedRows | None":
         """The same numbers in another format; None where it has too few bits, too large groups or no offsets."""
@@ -84,6 +82,20 @@ class QuantizedRows:
         elif wanted.bits > self.bits:
             values = values + np.uint8((1 << (wanted.bits - 1)) - (1 << (self.bits - 1)))
         return replace(self, values=values, scales=scales, offsets=offsets, bits=wanted.bits, group=wanted.group)
+
+
+def dequantized(
+    values: NDArray[np.uint8], scales: NDArray[np.float32], offsets: NDArray[np.float32] | None, bits: int
+) -> NDArray[np.float32]:
+    """As :meth:`QuantizedRows.dequantize`, for scales and offsets that float16 could not hold."""
+    rows, columns = values.shape
+    grouped = values.astype(np.float32).reshape(rows, scales.shape[1], -1)
+    if offsets is None:
+        grouped -= np.float32(1 << (bits - 1))
+    grouped *= scales[:, :, None]
+    if offsets is not None:
+        grouped -= offsets[:, :, None]
+    return grouped.reshape(rows, columns)
 
 
 def quantize_rows(values: NDArray[np.float32], bits: int, group: int) -> QuantizedRows:
@@ -121,7 +133,7 @@ def _quantize(groups: NDArray[np.float32], bits: int, values: NDArray[np.uint8],
     """Fills ``values`` [g, group] and ``scales`` [g] with the best for ``groups`` [g, group]."""
     high, low = groups.max(1), groups.min(1)
     if bits == 8:
-        widest = _to_float16(np.maximum(high, -low) / np.float32(127))
+        widest = to_float16(np.maximum(high, -low) / np.float32(127))
         _round(groups, widest, bits, values)
         scales[...] = widest
         return
@@ -130,7 +142,7 @@ def _quantize(groups: NDArray[np.float32], bits: int, values: NDArray[np.uint8],
     least = np.full(len(groups), np.inf, np.float32)
     rounded = np.empty_like(values)
     for shrink in SHRINKS:
-        candidate = _to_float16(signed * np.float32(shrink))
+        candidate = to_float16(signed * np.float32(shrink))
         error = _round(groups, candidate, bits, rounded)
         better = error < least
         least[better], scales[better], values[better] = error[better], candidate[better], rounded[better]
@@ -152,7 +164,12 @@ def _round(
     return errors
 
 
-def _to_float16(values: NDArray[np.float32]) -> NDArray[np.float16]:
+def to_float16(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Scales or offsets, rounded.
+
+    Raises:
+        OverflowError: One is not finite, or beyond float16.
+    """
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float16)
     if not np.isfinite(rounded).all():
@@ -161,4 +178,4 @@ def _to_float16(values: NDArray[np.float32]) -> NDArray[np.float16]:
 
 
 def _times(scales: NDArray[np.float16], factor: int) -> NDArray[np.float16]:
-    return _to_float16(scales.astype(np.float32) * np.float32(factor))
+    return to_float16(scales.astype(np.float32) * np.float32(factor))

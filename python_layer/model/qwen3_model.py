@@ -25,6 +25,7 @@ from python_layer.model.sampling import SamplingParams
 from python_layer.model.weight_loader import LoadedWeights, WeightLoader
 from python_layer.model.weights import ignored_tensors, weight_specs
 from python_layer.tokenizer import QwenTokenizer
+from python_layer.tokenizer.gguf_tokenizer import gguf_has_tokenizer
 from python_layer.tokenizer.tokenizer_files import has_tokenizer
 from python_layer.utils.errors import ConfigError
 from python_layer.utils.timers import coarse_timers
@@ -109,14 +110,14 @@ class Qwen3Model:
 
     @classmethod
     def from_pretrained(cls, path_or_hub_id: str | Path, **options: object) -> "Qwen3Model":
-        """A model from a checkpoint folder or hub id; ``options`` are those of the constructor."""
+        """A model from a checkpoint folder, GGUF file or hub id; ``options`` are those of the constructor."""
         loader = WeightLoader(path_or_hub_id)
         return cls(Qwen3Config.from_pretrained(loader.path), loader, **options)  # type: ignore[arg-type]
 
     @property
     def name(self) -> str:
-        """The name of the checkpoint's folder."""
-        return self.folder.resolve().name
+        """The name of the checkpoint's folder, or of its GGUF file without the ending."""
+        return self.folder.resolve().name.removesuffix(".gguf")
 
     @property
     def weight_bytes(self) -> int:
@@ -125,12 +126,13 @@ class Qwen3Model:
 
     @cached_property
     def tokenizer(self) -> QwenTokenizer | None:
-        """The tokenizer in the checkpoint's folder; None where there is none.
+        """The checkpoint's tokenizer; None where there is none.
 
         Raises:
             TokenizerError: Its files are damaged or not supported.
         """
-        return QwenTokenizer.from_pretrained(self.folder) if has_tokenizer(self.folder) else None
+        has = gguf_has_tokenizer if self.folder.is_file() else has_tokenizer
+        return QwenTokenizer.from_pretrained(self.folder) if has(self.folder) else None
 
     def forward(self, batch: RaggedBatch, cache: Buffer) -> NDArray[np.float32]:
         """Computes one step.

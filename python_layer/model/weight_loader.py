@@ -1,4 +1,4 @@
-"""Weights of a safetensors checkpoint, each copied once from the mapped file into the process's memory."""
+"""Weights of a checkpoint, each copied once from the mapped file into the process's memory."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from python_layer.model.checkpoint import Checkpoint, open_checkpoint
 from python_layer.model.dtype_conversion import STORAGE, convert
 from python_layer.model.hub import resolve_model
 from python_layer.model.packing import pack_rows, packed_shape
-from python_layer.model.safetensors_file import SafetensorsFile
+from python_layer.model.tensor_source import TensorSource
 from python_layer.utils.errors import ConfigError, WeightError
 from python_layer.utils.host_memory import anonymous_buffer
 
@@ -23,7 +23,10 @@ ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
 PIECE = 1 << 22
 """Elements copied by one task: bounds the file's pages in memory and spreads large tensors over threads."""
+COMPUTED_PIECE = 1 << 19
+"""Likewise, of tensors whose rows have to be computed, in arrays several times as large."""
 MOST_PROBLEMS = 20
+SUPPORTED = "F32, BF16 and F16"
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all), from the thread that loads."""
@@ -92,14 +95,16 @@ class LoadedWeights(Mapping[str, NDArray[np.generic]]):
 
 
 class WeightLoader:
-    """A checkpoint folder's weights: one safetensors file, or several with an index.
+    """A checkpoint's weights: a folder with one safetensors file, or several with an index, or a GGUF file.
+
+    Quantized ones (block-scaled FP8, AWQ, GPTQ, GGUF) are dequantized as they are loaded.
 
     Args:
-        path_or_hub_id: Folder or hub id.
+        path_or_hub_id: Folder, GGUF file or hub id.
         progress: Told how many bytes of the checkpoint are loaded.
 
     Raises:
-        ConfigError: There is no such folder or hub model.
+        ConfigError: There is no such checkpoint.
     """
 
     def __init__(self, path_or_hub_id: str | Path, *, progress: Progress | None = None) -> None:
@@ -170,10 +175,9 @@ class WeightLoader:
 class _Piece:
     """Rows of a checkpoint's tensor, and the weight they become rows of."""
 
-    file: SafetensorsFile
-    source: str
+    name: str
+    source: TensorSource
     rows: range
-    columns: int
     target: NDArray[np.generic]
     first: int
     dtype: str
@@ -181,39 +185,39 @@ class _Piece:
 
     @property
     def source_bytes(self) -> int:
-        return len(self.rows) * self.columns * STORAGE[self.file.entries[self.source].dtype].itemsize
+        return self.source.nbytes * len(self.rows) // self.source.shape[0]
 
     def copy(self) -> None:
-        values, given = self.file.values(self.source), self.file.entries[self.source].dtype
-        start, stop = self.rows.start * self.columns, self.rows.stop * self.columns
-        part = values[start:stop]
+        given = self.source.dtype
         try:
+            part = self.source.rows(self.rows.start, self.rows.stop)
             if not self.packed:
-                whole = self.target.reshape(-1)
-                begin = self.first * self.columns
-                convert(part, given, whole[begin : begin + len(part)], self.dtype)
+                begin = self.first * part.shape[1]
+                place = self.target.reshape(-1)[begin : begin + part.size]
+                convert(part.reshape(-1), given, place, self.dtype)
             else:
                 if given != self.dtype:
-                    converted = np.empty(len(part), STORAGE[self.dtype])
-                    convert(part, given, converted, self.dtype)
+                    converted = np.empty(part.shape, STORAGE[self.dtype])
+                    convert(part.reshape(-1), given, converted.reshape(-1), self.dtype)
                     part = converted
-                pack_rows(part.reshape(-1, self.columns), self.first, self.target)
+                pack_rows(part, self.first, self.target)
         except OverflowError:
             raise WeightError(
-                f"{self.file.path}: {self.source} has values beyond float16; load it as bfloat16 or float32"
+                f"{self.source.path}: {self.name} has values beyond float16; load it as bfloat16 or float32"
             ) from None
         # Else the whole file would stay in memory beside its copy until the end.
-        self.file.release(self.source, start * values.itemsize, stop * values.itemsize)
+        self.source.release(self.rows.start, self.rows.stop)
 
 
 def _pieces(spec: WeightSpec, checkpoint: Checkpoint, array: NDArray[np.generic], dtype: str) -> Iterator[_Piece]:
     columns = math.prod(spec.shape[1:])
-    most = max(1, PIECE // max(1, columns))
     first = 0
-    for source, shape in spec.sources:
+    for name, shape in spec.sources:
+        source = checkpoint.tensors[name]
+        most = max(1, (PIECE if source.is_plain else COMPUTED_PIECE) // max(1, columns))
         for start in range(0, shape[0], most):
             rows = range(start, min(start + most, shape[0]))
-            yield _Piece(checkpoint.tensors[source], source, rows, columns, array, first + start, dtype, spec.packed)
+            yield _Piece(name, source, rows, array, first + start, dtype, spec.packed)
         first += shape[0]
 
 
@@ -221,17 +225,16 @@ def _misfits(specs: Sequence[WeightSpec], checkpoint: Checkpoint, unused: Collec
     """The ways in which a checkpoint's tensors are not those that were asked for."""
     wanted = dict(source for spec in specs for source in spec.sources)
     for name, shape in wanted.items():
-        file = checkpoint.tensors.get(name)
-        if file is None:
+        tensor = checkpoint.tensors.get(name)
+        if tensor is None:
             # Where a file can't be read, or the index and its file disagree, that is already said.
             if checkpoint.promised is not None and name not in checkpoint.promised:
                 yield f"{name} is missing"
             continue
-        entry = file.entries[name]
-        if entry.shape != shape:
-            yield f"{name} has shape {list(entry.shape)}, but config.json asks for {list(shape)}"
-        if entry.dtype not in STORAGE:
-            yield f"{name} has type {entry.dtype}; supported: F32, BF16 and F16"
+        if tensor.shape != shape:
+            yield f"{name} has shape {list(tensor.shape)}, but the configuration asks for {list(shape)}"
+        if tensor.dtype not in STORAGE:
+            yield f"{name} has type {tensor.dtype}; supported: {SUPPORTED}"
     for name in checkpoint.tensors:
         if name not in wanted and name not in unused and not name.endswith("rotary_emb.inv_freq"):
             yield f"{name} is unexpected"

@@ -10,6 +10,7 @@ import jinja2
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from python_layer.tokenizer.gguf_tokenizer import read_gguf_template
 from python_layer.tokenizer.tokenizer_files import read_json
 from python_layer.utils.errors import TokenizerError
 
@@ -38,12 +39,15 @@ class ChatTemplate:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "ChatTemplate":
-        """The template in ``chat_template.jinja`` or tokenizer_config.json.
+        """The template in ``chat_template.jinja``, tokenizer_config.json or a GGUF file.
 
         Raises:
-            TokenizerError: The folder has no template, or one with an error.
+            TokenizerError: The folder or file has no template, or one with an error.
+            WeightError: The GGUF file can't be read.
         """
         folder = Path(folder)
+        if folder.is_file():
+            return cls(*read_gguf_template(folder))
         config_file, template_file = folder / "tokenizer_config.json", folder / "chat_template.jinja"
         config = read_json(config_file) if config_file.exists() else {}
         if template_file.exists():

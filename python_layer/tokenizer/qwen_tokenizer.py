@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tiktoken
 
+from python_layer.tokenizer.gguf_tokenizer import read_gguf_tokenizer
 from python_layer.tokenizer.tokenizer_files import TokenizerData, read_tokenizer
 from python_layer.utils.errors import TokenizerError
 
@@ -35,12 +36,14 @@ class QwenTokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "QwenTokenizer":
-        """The tokenizer in a checkpoint's folder.
+        """The tokenizer in a checkpoint's folder or GGUF file.
 
         Raises:
             TokenizerError: Files are missing or damaged, or ask for something that is not supported.
+            WeightError: The GGUF file can't be read.
         """
-        return cls(read_tokenizer(Path(folder)))
+        path = Path(folder)
+        return cls(read_gguf_tokenizer(path) if path.is_file() else read_tokenizer(path))
 
     @property
     def vocab_size(self) -> int:

@@ -14,7 +14,8 @@ from python_layer.model.weight_loader import WeightLoader, WeightSpec
 from python_layer.utils.errors import WeightError
 
 INDEX = "model.safetensors.index.json"
-FORMAT_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int8": "I8"}
+FORMAT_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int8": "I8", "int32": "I32"}
+FORMAT_NAMES |= {"float8_e4m3fn": "F8_E4M3"}
 
 Tensors = Mapping[str, tuple[str, NDArray[Any]]]
 

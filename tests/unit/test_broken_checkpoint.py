@@ -23,7 +23,7 @@ def test_missing_misshaped_unexpected_and_unsupported_tensors_in_one_message(tmp
     eight = ("int8", np.zeros(4, np.int8))
     write(tmp_path / "model.safetensors", {"a": float32(4), "b": float32(2, 3), "c": eight, "z": float32(1)})
     message = error_of(tmp_path, whole("a", 4), whole("b", 3, 2), whole("c", 4), whole("d", 4))
-    assert "b has shape [2, 3], but config.json asks for [3, 2]" in message
+    assert "b has shape [2, 3], but the configuration asks for [3, 2]" in message
     assert "c has type I8; supported: F32, BF16 and F16" in message
     assert "d is missing" in message
     assert "z is unexpected" in message

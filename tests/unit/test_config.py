@@ -168,7 +168,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         r"layer_types has 'sliding_attention'",
     ),
     "layer types": (with_fields(layer_types="full_attention"), r"layer_types is 'full_attention'"),
-    "quantized": (with_fields(quantization_config={"bits": 4}), r"quantization_config is present"),
+    "quantized": (with_fields(quantization_config={"bits": 4}), r"quantization_config.quant_method is missing"),
     "eps nan": (with_fields(rms_norm_eps=math.nan), r"rms_norm_eps is nan; it must be a number above 0"),
     "eps zero": (with_fields(rms_norm_eps=0), r"rms_norm_eps is 0"),
     "eps infinite": (with_fields(rms_norm_eps=math.inf), r"rms_norm_eps is inf"),

@@ -63,10 +63,21 @@ def test_what_is_neither_folder_nor_hub_id(name: str, tmp_path: Path, monkeypatc
 
 
 def test_a_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    with pytest.raises(ConfigError, match=r"model\.safetensors is a file; give the checkpoint's folder, or a \.gguf"):
+        resolve_model(file)
+
+
+def test_a_gguf_file_is_a_checkpoint_and_so_is_its_folder(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.touch()
-    with pytest.raises(ConfigError, match=r"model\.gguf is a file; give the checkpoint's folder"):
-        resolve_model(file)
+    assert resolve_model(str(file)) == file and resolve_model(tmp_path) == file
+    (tmp_path / "another.gguf").touch()
+    with pytest.raises(ConfigError, match=r"holds 2 GGUF files; give one of them, such as .*another\.gguf"):
+        resolve_model(tmp_path)
+    (tmp_path / "config.json").touch()
+    assert resolve_model(tmp_path) == tmp_path
 
 
 def test_a_cached_model_needs_no_network(tmp_path: Path) -> None:
