@@ -155,9 +155,23 @@ class GgufFile:
         if kind == ARRAY:
             inner, count = self._number(U32), self._number(U64)
             if inner == STRING:
-                return [self._string() for _ in range(count)]
+                return self._strings(count)
             return self._numbers(inner, count).tolist()
-        return self._numbers(kind, 1)[0].item()
+        (number,) = self._numbers(kind, 1)
+        # The decimal number that was meant: 1e-06 and not the float64 next to its float32.
+        return float(str(number)) if number.dtype == np.float32 else number.item()
+
+    def _strings(self, count: int) -> list[str]:
+        """As many calls of ``_string``, in half the time: a vocabulary has 300,000 of them."""
+        content, size, length_at = self.mapped.bytes, self.mapped.size, U64.unpack_from
+        strings = []
+        for _ in range(count):
+            begin = self._at + 8
+            self._at = begin + length_at(content, self._at)[0]
+            if self._at > size:
+                raise ValueError(f"a string ends at byte {self._at:,} of a file of {size:,}")
+            strings.append(content[begin : self._at].decode())
+        return strings
 
     def _numbers(self, kind: int, count: int) -> Any:
         if kind not in NUMBERS:

@@ -109,7 +109,7 @@ def fp8(values: NDArray[np.float32], block: tuple[int, int] = (128, 128), dtype:
             scale = (scale.view(np.uint32) & 0xFFFF0000).view(np.float32)
         scales[i, j] = scale[0]
         sizes = np.abs(part / float(scale[0]))
-        nearest = np.abs(sizes[..., None] - numbers).argmin(-1)
+        nearest = np.searchsorted((numbers[1:] + numbers[:-1]) / 2, sizes)
         codes[place] = nearest + np.where(part < 0, 128, 0)
         exact[place] = np.where(part < 0, -1, 1) * numbers[nearest] * float(scale[0])
     stored = (scales.view(np.uint32) >> 16).astype(np.uint16) if dtype == "bfloat16" else scales
