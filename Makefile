@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TRAIN_STAMP := $(VENV)/.installed-train
 MODEL ?=
+REFERENCE ?=
+CANDIDATE ?=
 PORT ?=
 NEW_TOKENS ?= 128
 # Shells and compilers' environments export these two with meanings of their own: only `make HOST=...` counts.
@@ -14,10 +16,10 @@ PROMPT := Hello
 
 # The tasks read them as shell variables, so that spaces, quotes and dollars in them are plain text.
 override PROMPT := $(value PROMPT)
-export MODEL HOST PORT PROMPT
+export MODEL HOST PORT PROMPT REFERENCE CANDIDATE
 MODEL_FLAG = $${MODEL:+--model "$$MODEL"}
 
-.PHONY: help setup build serve generate chat test lint bench load-test fuzz flood screenshots clean
+.PHONY: help setup build serve generate chat test lint bench quality load-test fuzz flood screenshots clean
 .PHONY: train-setup train-tokenizer train-data train evaluate
 
 help: ## Show the tasks
@@ -66,6 +68,9 @@ lint: setup ## Check style and types
 bench: build ## Measure the kernels and the whole model (MODEL=, NEW_TOKENS=)
 	@$(BIN)/python tests/performance/benchmark_kernels.py
 	@$(BIN)/python tests/performance/benchmark_e2e.py $(MODEL_FLAG) --new-tokens $(NEW_TOKENS)
+
+quality: build ## Compare the answers of two settings of a model (REFERENCE=, CANDIDATE=, as in "model=DIR dtype=float32")
+	@$(BIN)/python -m tests.performance.quality --reference $$REFERENCE --candidate $$CANDIDATE
 
 screenshots: build ## Take the pictures of docs/images (needs Chromium)
 	@$(BIN)/python -m tests.page.screenshots
