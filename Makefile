@@ -19,7 +19,7 @@ override PROMPT := $(value PROMPT)
 export MODEL HOST PORT PROMPT REFERENCE CANDIDATE
 MODEL_FLAG = $${MODEL:+--model "$$MODEL"}
 
-.PHONY: help setup build serve generate chat test lint bench quality load-test fuzz flood screenshots clean
+.PHONY: help setup build serve generate chat test test-isas lint bench quality load-test fuzz flood screenshots clean
 .PHONY: train-setup train-tokenizer train-data train evaluate
 
 help: ## Show the tasks
@@ -59,6 +59,9 @@ chat: build ## Talk to the model in the terminal (MODEL=)
 test: build lint ## Check the code and run every test
 	@$(BIN)/python -m tests.mojo
 	@$(BIN)/python -m pytest -q
+
+test-isas: build ## The tests of linear layers on every instruction set that this CPU has
+	@TEST_ALL_ISAS=1 $(BIN)/python -m pytest -q tests/unit/kernels/test_linear.py tests/unit/kernels/test_quantized_linear.py
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check --quiet .

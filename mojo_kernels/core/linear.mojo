@@ -1,10 +1,7 @@
-"""Linear layer on packed weights: y = x @ w.T (+ bias); see `packed.mojo` for how w lies in memory.
+"""Linear layer on packed weights: y = x @ w.T; see `packed.mojo` for how w lies in memory.
 
 Lanes are outputs, and each one's sum runs over k in the same order for any number of rows, so a row's result never
 depends on the rows beside it (batch invariance).
-
-With x and w both in bfloat16, CPUs with AVX512-BF16 multiply pairs of them in one instruction. The compiler does not
-know it of these CPUs, so it is written as assembly, and who builds the graph decides by what it makes of x.
 """
 
 import extensibility
@@ -12,68 +9,51 @@ from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 from std.math import ceildiv, fma
 from std.memory import bitcast
-from std.sys import inlined_assembly, simd_width_of, size_of
-from std.sys.intrinsics import PrefetchOptions, prefetch
+from std.sys import size_of
 
-from .packed import PANEL, pack_factor
+from .packed import PANEL, fetch_ahead, pack_factor, store_outputs
+from ..utils.isa import add_pairs, has_pairs, lanes, registers
 from ..utils.parallel import parallel_ranges
 from ..utils.types import ReadPtr, WritePtr, require_cpu, untracked
 
-comptime LANES = 16
-comptime Vector = SIMD[DType.float32, LANES]
-"""One register with AVX-512, several elsewhere."""
-comptime WIDE = simd_width_of[DType.float32]() == LANES
-comptime ROWS = 6 if WIDE else 2
-"""Rows of x in a register tile: ROWS x VECTORS accumulators must fit the register file."""
-comptime VECTORS = PANEL // LANES if WIDE else 2
-"""Vectors of outputs in a register tile."""
-comptime LINE = 64
-"""Bytes of a cache line."""
-comptime AHEAD = 2048
-"""Bytes that weights are asked for before they are needed: what memory delivers while it answers."""
+comptime ROWS = 6
+"""Rows of x in a register tile."""
 comptime STRIP = 16
 """Steps whose weights are read twice, the second time from the nearest cache."""
-comptime READ_AHEAD = PrefetchOptions().for_read().high_locality().to_data_cache()
+
+
+def tile_vectors[isa: StaticString, rows: Int]() -> Int:
+    """Vectors of outputs in a register tile: one row takes all, for it reads its weights from memory, as one stream."""
+    return PANEL // lanes[isa]() if rows == 1 else (4 if registers[isa]() == 32 else 2)
 
 
 @always_inline
-def dot_pairs(a: Vector, b: Vector, acc: Vector) -> Vector:
-    """Adds to each lane of acc the two products of the bfloat16 pairs in a and b (vdpbf16ps)."""
-    return inlined_assembly["vdpbf16ps $2, $1, $0", Vector, constraints="=v,v,v,0", has_side_effect=False](a, b, acc)
-
-
-@always_inline
-def load_half[half: Int, dtype: DType](w: ReadPtr[dtype], lane: Int) -> Vector:
+def load_half[half: Int, width: Int, dtype: DType](w: ReadPtr[dtype], lane: Int) -> SIMD[DType.float32, width]:
     """The first or the second elements of the pairs at some lanes as float32; where there are no pairs, the elements."""
     comptime if pack_factor[dtype]() == 1:
-        return w.unsafe_load[width=LANES](lane).cast[DType.float32]()
+        return w.unsafe_load[width=width](lane).cast[DType.float32]()
     else:
-        var bits = bitcast[DType.uint32, LANES](w.unsafe_load[width=2 * LANES](2 * lane))
+        var bits = bitcast[DType.uint32, width](w.unsafe_load[width=2 * width](2 * lane))
         # A bfloat16 is the upper half of a float32.
-        return bitcast[DType.float32, LANES](bits << 16 if half == 0 else bits & 0xFFFF_0000)
-
-
-@always_inline
-def prefetch_step[vectors: Int, wtype: DType](w: ReadPtr[wtype], k: Int):
-    """Asks for the weights that are needed some steps after step `k`."""
-    comptime size = size_of[wtype]()
-    comptime width = pack_factor[wtype]()
-    comptime for line in range(0, vectors * LANES * width, LINE // size):
-        prefetch[READ_AHEAD](w.unsafe_offset(k * PANEL * width + AHEAD // size + line))
+        return bitcast[DType.float32, width](bits << 16 if half == 0 else bits & 0xFFFF_0000)
 
 
 @always_inline
 def add_products[
-    rows: Int, vectors: Int, fetch: Bool, xtype: DType, wtype: DType
+    isa: StaticString, rows: Int, vectors: Int, xtype: DType, wtype: DType
 ](
-    mut acc: Array[Vector, rows * vectors], x: ReadPtr[xtype], x_stride: Int, w: ReadPtr[wtype], steps: Int
+    mut acc: Array[SIMD[DType.float32, lanes[isa]()], rows * vectors],
+    x: ReadPtr[xtype],
+    x_stride: Int,
+    w: ReadPtr[wtype],
+    steps: Int,
 ):
     """Adds the products at some columns, or at pairs of columns where those lie together.
 
     Parameters:
+        isa: Instructions.
         rows: Rows of x.
         vectors: Vectors of outputs.
-        fetch: Ask for weights ahead: they come from memory, not from the cache.
         xtype: Type of x.
         wtype: Type of the weights.
 
@@ -84,29 +64,32 @@ def add_products[
         w: The same of the panel.
         steps: Columns, or pairs of them.
     """
+    comptime width = lanes[isa]()
+    comptime Vector = SIMD[DType.float32, width]
     comptime factor = pack_factor[wtype]()
-    comptime width = PANEL * factor
-    comptime if WIDE and xtype == DType.bfloat16 and wtype == DType.bfloat16:
+    comptime step_size = PANEL * factor
+    comptime bytes = vectors * width * factor * size_of[wtype]()
+    comptime if has_pairs[isa]() and xtype == DType.bfloat16 and wtype == DType.bfloat16:
         for k in range(steps):
-            comptime if fetch:
-                prefetch_step[vectors](w, k)
-            var wv = Array[Vector, vectors](fill=Vector(0))
+            fetch_ahead[bytes](w.unsafe_offset(k * step_size))
+            var wv = Array[SIMD[DType.float32, 16], vectors](fill=SIMD[DType.float32, 16](0))
             comptime for v in range(vectors):
-                wv[v] = bitcast[DType.float32, LANES](w.unsafe_load[width=2 * LANES](k * width + 2 * LANES * v))
+                wv[v] = bitcast[DType.float32, 16](w.unsafe_load[width=32](k * step_size + 32 * v))
             comptime for r in range(rows):
                 var pair = bitcast[DType.float32, 1](x.unsafe_load[width=2](r * x_stride + 2 * k))
                 comptime for v in range(vectors):
-                    acc[r * vectors + v] = dot_pairs(Vector(pair[0]), wv[v], acc[r * vectors + v])
+                    var sums = rebind[SIMD[DType.float32, 16]](acc[r * vectors + v])
+                    acc[r * vectors + v] = rebind[Vector](add_pairs(sums, SIMD[DType.float32, 16](pair[0]), wv[v]))
     else:
         # One half of some pairs after the other: both at once would not fit the register file.
         for begin in range(0, steps, STRIP):
             comptime for half in range(factor):
                 for k in range(begin, min(begin + STRIP, steps)):
-                    comptime if fetch and half == 0:
-                        prefetch_step[vectors](w, k)
+                    comptime if half == 0:
+                        fetch_ahead[bytes](w.unsafe_offset(k * step_size))
                     var wv = Array[Vector, vectors](fill=Vector(0))
                     comptime for v in range(vectors):
-                        wv[v] = load_half[half](w.unsafe_offset(k * width), LANES * v)
+                        wv[v] = load_half[half, width](w.unsafe_offset(k * step_size), width * v)
                     comptime for r in range(rows):
                         var xv = Vector(x[unsafe_offset=r * x_stride + k * factor + half].cast[DType.float32]())
                         comptime for v in range(vectors):
@@ -115,22 +98,16 @@ def add_products[
 
 @always_inline
 def linear_tile[
-    rows: Int, vectors: Int, fetch: Bool, xtype: DType, wtype: DType
+    isa: StaticString, rows: Int, vectors: Int, xtype: DType, wtype: DType
 ](
-    y: WritePtr[DType.float32],
-    y_stride: Int,
-    x: ReadPtr[xtype],
-    w: ReadPtr[wtype],
-    k_size: Int,
-    outputs: Int,
-    bias: Optional[ReadPtr[DType.float32]],
+    y: WritePtr[DType.float32], y_stride: Int, x: ReadPtr[xtype], w: ReadPtr[wtype], k_size: Int, outputs: Int
 ):
     """A block of outputs, accumulated in registers over all of k.
 
     Parameters:
+        isa: Instructions.
         rows: Rows of x.
         vectors: Vectors of outputs.
-        fetch: Ask for weights ahead.
         xtype: Type of x.
         wtype: Type of the weights.
 
@@ -141,65 +118,27 @@ def linear_tile[
         w: The panel, from the block's first lane on.
         k_size: Length of the sums.
         outputs: How many of the lanes are outputs.
-        bias: Of the outputs.
     """
+    comptime Vector = SIMD[DType.float32, lanes[isa]()]
     comptime factor = pack_factor[wtype]()
     var acc = Array[Vector, rows * vectors](fill=Vector(0))
     var whole = k_size // factor
-    add_products[rows, vectors, fetch](acc, x, k_size, w, whole)
+    add_products[isa, rows, vectors](acc, x, k_size, w, whole)
     if whole * factor < k_size:  # half a pair is left, and the other half of the weights is zero
         var last = Array[Scalar[xtype], rows * 2](fill=0)
         comptime for r in range(rows):
             last[2 * r] = x[unsafe_offset=r * k_size + k_size - 1]
-        add_products[rows, vectors, False](
+        add_products[isa, rows, vectors](
             acc, untracked(last.unsafe_ptr()), 2, w.unsafe_offset(whole * PANEL * factor), 1
         )
         _ = last^
     comptime for r in range(rows):
         comptime for v in range(vectors):
-            var sums = acc[r * vectors + v]
-            var place = y.unsafe_offset(r * y_stride + LANES * v)
-            if outputs >= LANES * (v + 1):
-                if bias:
-                    sums += bias.value().unsafe_load[width=LANES](LANES * v)
-                place.unsafe_store(0, sums)
-            else:
-                for lane in range(outputs - LANES * v):
-                    var own = bias.value()[unsafe_offset=LANES * v + lane] if bias else Float32(0)
-                    place[unsafe_offset=lane] = sums[lane] + own
-
-
-@always_inline
-def linear_rows[
-    rows: Int, fetch: Bool, xtype: DType, wtype: DType
-](
-    y: WritePtr[DType.float32],
-    y_stride: Int,
-    x: ReadPtr[xtype],
-    w: ReadPtr[wtype],
-    k_size: Int,
-    outputs: Int,
-    bias: Optional[ReadPtr[DType.float32]],
-):
-    """`rows` rows of x against a panel; arguments as in `linear_tile`."""
-    comptime for lane in range(0, PANEL, VECTORS * LANES):
-        if lane < outputs:
-            var own: Optional[ReadPtr[DType.float32]] = None
-            if bias:
-                own = bias.value().unsafe_offset(lane)
-            linear_tile[rows, VECTORS, fetch](
-                y.unsafe_offset(lane),
-                y_stride,
-                x,
-                w.unsafe_offset(lane * pack_factor[wtype]()),
-                k_size,
-                outputs - lane,
-                own,
-            )
+            store_outputs(y.unsafe_offset(r * y_stride), lanes[isa]() * v, acc[r * vectors + v], outputs)
 
 
 def linear_block[
-    fetch: Bool, xtype: DType, wtype: DType
+    isa: StaticString, xtype: DType, wtype: DType
 ](
     y: WritePtr[DType.float32],
     y_stride: Int,
@@ -208,28 +147,24 @@ def linear_block[
     w: ReadPtr[wtype],
     k_size: Int,
     outputs: Int,
-    bias: Optional[ReadPtr[DType.float32]],
 ) -> Int:
     """The first rows of x, as many as make a tile, against a panel; returns how many."""
     comptime for rows in [ROWS, 4, 2, 1]:
-        comptime if rows <= ROWS:
-            if m_size >= rows:
-                linear_rows[rows, fetch](y, y_stride, x, w, k_size, outputs, bias)
-                return rows
+        if m_size >= rows:
+            comptime vectors = tile_vectors[isa, rows]()
+            comptime for lane in range(0, PANEL, vectors * lanes[isa]()):
+                if lane < outputs:
+                    var wp = w.unsafe_offset(lane * pack_factor[wtype]())
+                    linear_tile[isa, rows, vectors](
+                        y.unsafe_offset(lane), y_stride, x, wp, k_size, outputs - lane
+                    )
+            return rows
     return 0
 
 
 def linear_cpu[
-    xtype: DType, wtype: DType
-](
-    y: WritePtr[DType.float32],
-    x: ReadPtr[xtype],
-    w: ReadPtr[wtype],
-    m_size: Int,
-    n_size: Int,
-    k_size: Int,
-    bias: Optional[ReadPtr[DType.float32]] = None,
-):
+    isa: StaticString, xtype: DType, wtype: DType
+](y: WritePtr[DType.float32], x: ReadPtr[xtype], w: ReadPtr[wtype], m_size: Int, n_size: Int, k_size: Int):
     """Computes y[m, n] = sum over k of x[m, k] * w[n, k], in float32, on all cores.
 
     Args:
@@ -239,7 +174,6 @@ def linear_cpu[
         m_size: Rows of x.
         n_size: Rows of w.
         k_size: Columns of x and w.
-        bias: [n_size], added to every row.
     """
     comptime factor = pack_factor[wtype]()
     var panel_size = ceildiv(k_size, factor) * factor * PANEL
@@ -247,23 +181,17 @@ def linear_cpu[
     def panels(begin: Int, end: Int) {var y, var x, var w, imm}:
         for p in range(begin, end):
             var n = p * PANEL
-            var outputs = min(PANEL, n_size - n)
-            var wp = w.unsafe_offset(p * panel_size)
-            var own: Optional[ReadPtr[DType.float32]] = None
-            if bias:
-                own = bias.value().unsafe_offset(n)
             # The first rows bring a panel of weights into the cache, the others find it there.
-            var m = linear_block[True](y.unsafe_offset(n), n_size, x, m_size, wp, k_size, outputs, own)
+            var m = 0
             while m < m_size:
-                m += linear_block[False](
+                m += linear_block[isa](
                     y.unsafe_offset(m * n_size + n),
                     n_size,
                     x.unsafe_offset(m * k_size),
                     m_size - m,
-                    wp,
+                    w.unsafe_offset(p * panel_size),
                     k_size,
-                    outputs,
-                    own,
+                    min(PANEL, n_size - n),
                 )
 
     parallel_ranges(ceildiv(n_size, PANEL), PANEL * m_size * k_size, panels)
@@ -275,7 +203,7 @@ struct Linear:
 
     @staticmethod
     def execute[
-        target: StaticString
+        target: StaticString, isa: StaticString
     ](
         y: OutputTensor[dtype=DType.float32, rank=2, ...],
         x: InputTensor[rank=2, ...],
@@ -283,37 +211,11 @@ struct Linear:
         ctx: DeviceContext,
     ) raises:
         require_cpu[target]()
-        linear_cpu(
+        linear_cpu[isa](
             untracked(y.unsafe_ptr()),
             untracked(x.unsafe_ptr()),
             untracked(w.unsafe_ptr()),
             x.dim_size(0),
             y.dim_size(1),
             x.dim_size(1),
-        )
-
-
-@extensibility.register("mili.linear_bias")
-struct LinearBias:
-    """`y[T, N] = x[T, K] @ w[N, K].T + bias[N]`, as `mili.linear`."""
-
-    @staticmethod
-    def execute[
-        target: StaticString
-    ](
-        y: OutputTensor[dtype=DType.float32, rank=2, ...],
-        x: InputTensor[rank=2, ...],
-        w: InputTensor[rank=3, ...],
-        bias: InputTensor[dtype=DType.float32, rank=1, ...],
-        ctx: DeviceContext,
-    ) raises:
-        require_cpu[target]()
-        linear_cpu(
-            untracked(y.unsafe_ptr()),
-            untracked(x.unsafe_ptr()),
-            untracked(w.unsafe_ptr()),
-            x.dim_size(0),
-            y.dim_size(1),
-            x.dim_size(1),
-            ReadPtr[DType.float32](untracked(bias.unsafe_ptr())),
         )

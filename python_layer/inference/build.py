@@ -64,8 +64,8 @@ def memory_summary(model: Qwen3Model, settings: Settings) -> str:
     pages = cache_pages(model, settings)
     running = batch_size(model, settings, pages)
     return (
-        f"weights {model.weight_bytes / 2**30:.2f} GiB ({model.dtype}; --dtype), activations up to "
-        f"{activation_bytes(model, settings, running) / 2**30:.2f} GiB (--token-budget), KV cache up to "
+        f"weights {model.weight_bytes / 2**30:.2f} GiB ({model.matrix_format}; --dtype, --quantization), activations "
+        f"up to {activation_bytes(model, settings, running) / 2**30:.2f} GiB (--token-budget), KV cache up to "
         f"{pages * model.layout.page_bytes / 2**30:.2f} GiB ({model.kv_dtype}; --kv-dtype, --kv-cache-memory) for "
         f"{pages * model.layout.page_size:,} tokens of up to {running} answers at once (--max-running)"
     )

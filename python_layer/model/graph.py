@@ -13,6 +13,9 @@ from max.graph import BufferType, BufferValue, DeviceRef, Graph, TensorType, Ten
 
 from python_layer.model.config import Qwen3Config
 from python_layer.model.kv_cache import KVCacheLayout
+from python_layer.model.linear import LinearLayers
+from python_layer.model.quantization import quantized_specs
+from python_layer.model.quantized import QuantFormat
 from python_layer.model.rope import rope_frequencies
 from python_layer.model.weight_loader import WeightSpec
 from python_layer.model.weights import EMBEDDING, FINAL_NORM, LM_HEAD, weight_specs
@@ -43,22 +46,25 @@ class ModelGraph:
     config: Qwen3Config
     layout: KVCacheLayout
     dtype: DType
+    isa: str
     paired: bool = False
+    formats: tuple[tuple[str, QuantFormat], ...] = ()
 
     def build(self, kernels: Path) -> Graph:
         """Builds the graph on a compiled kernel package."""
-        return build_graph(self.config, self.layout, self.dtype, kernels, self.paired)
+        linear = LinearLayers(self.isa, self.paired, dict(self.formats))
+        return build_graph(self.config, self.layout, self.dtype, kernels, linear)
 
 
-def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernels: Path, paired: bool = False) -> Graph:
+def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernels: Path, linear: LinearLayers) -> Graph:
     """Builds the graph of one step.
 
     Args:
         config: The model.
         layout: Shape and type of the KV cache.
-        dtype: Type of the matrices: float32, bfloat16 or float16. Activations are float32.
+        dtype: Type of the matrices that are not quantized: float32, bfloat16 or float16. Activations are float32.
         kernels: The compiled kernel package.
-        paired: Round what is multiplied with bfloat16 matrices to bfloat16, for CPUs with AVX512-BF16.
+        linear: Builds the linear layers.
 
     Returns:
         A graph with inputs [cache, token_ids, positions, row_offsets, page_table, logit_rows] and the
@@ -70,17 +76,17 @@ def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernel
     ]
     with Graph("qwen3", input_types=inputs, custom_extensions=[kernels]) as graph:
         step = StepInputs(graph.inputs[0].buffer, *(value.tensor for value in graph.inputs[1:]))
-        weights = {spec.name: _weight(spec, dtype) for spec in weight_specs(config)}
+        weights = {spec.name: _weight(spec, dtype) for spec in quantized_specs(weight_specs(config), linear.formats)}
         frequencies, scale = rope_frequencies(config)
         rope = _op(
             "rope_table",
             [step.positions, ops.constant(frequencies, FLOAT, CPU), _float(scale)],
             ["T", config.head_dim],
         )
-        gather = "gather_packed_rows" if config.tie_word_embeddings else "gather_rows"
-        hidden = _op(gather, [weights[EMBEDDING], step.token_ids], ["T", config.hidden_size])
+        tied = config.tie_word_embeddings
+        hidden = linear.embed(EMBEDDING, weights[EMBEDDING], tied, step.token_ids, config.hidden_size)
         normed = _op("rms_norm", [hidden, weights["layers.0.input_norm"], _float(config.rms_norm_eps)], hidden.shape)
-        layer = _layer_graph(graph, config, step, [hidden, normed, rope], weights, kernels, paired)
+        layer = _layer_graph(graph, config, step, [hidden, normed, rope], weights, kernels, linear)
         for i in range(config.num_hidden_layers):
             # A layer ends with the norm that its successor begins with: one pass with the residual addition.
             following = f"layers.{i + 1}.input_norm" if i + 1 < config.num_hidden_layers else FINAL_NORM
@@ -89,8 +95,8 @@ def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernel
             results = ops.call(layer, index, *_shared(step), hidden, normed, rope, *parts, weights[following])
             hidden, normed = (value.tensor for value in results)
         wanted = _op("gather_rows", [normed, step.logit_rows], ["R", config.hidden_size])
-        head = weights[EMBEDDING if config.tie_word_embeddings else LM_HEAD]
-        graph.output(_linear(wanted, head, config.vocab_size, None, paired))
+        head = EMBEDDING if tied else LM_HEAD
+        graph.output(linear.apply(head, wanted, weights[head], config.vocab_size))
     return graph
 
 
@@ -101,7 +107,7 @@ def _layer_graph(
     activations: Sequence[TensorValue],
     weights: dict[str, TensorValue],
     kernels: Path,
-    paired: bool,
+    linear: LinearLayers,
 ) -> Graph:
     """One transformer block, compiled once and called for every layer with its weights."""
     names = _layer_weight_names(config)
@@ -115,7 +121,7 @@ def _layer_graph(
         eps = _float(config.rms_norm_eps)
         rows = hidden.shape[0]
 
-        qkv = _linear(normed, w["qkv"], config.q_size + 2 * config.kv_size, w.get("qkv_bias"), paired)
+        qkv = linear.apply("qkv", normed, w["qkv"], config.q_size + 2 * config.kv_size, w.get("qkv_bias"))
         queries = _op(
             "qk_norm_rope_store",
             [cache.buffer, qkv, w["q_norm"], w["k_norm"], rope, positions, row_offsets, page_table, index.tensor, eps],
@@ -126,12 +132,11 @@ def _layer_graph(
             [cache.buffer, queries, positions, row_offsets, page_table, index.tensor],
             [rows, config.q_size],
         )
-        # The smallest product keeps float32: rounding its input costs the most accuracy for the least time.
-        mixed = _linear(attended, w["o"], config.hidden_size, w.get("o_bias"), paired=False)
+        mixed = linear.apply("o", attended, w["o"], config.hidden_size, w.get("o_bias"))
         hidden, normed = _add_norm(mixed, hidden, w["post_norm"], eps)
-        both = _linear(normed, w["gate_up"], 2 * config.intermediate_size, None, paired)
+        both = linear.apply("gate_up", normed, w["gate_up"], 2 * config.intermediate_size)
         gated = _op("swiglu", [both], [rows, config.intermediate_size])
-        down = _linear(gated, w["down"], config.hidden_size, None, paired)
+        down = linear.apply("down", gated, w["down"], config.hidden_size)
         layer.output(*_add_norm(down, hidden, next_norm, eps))
     return layer
 
@@ -146,14 +151,7 @@ def _shared(step: StepInputs) -> list[Value]:
 
 
 def _weight(spec: WeightSpec, dtype: DType) -> TensorValue:
-    return Weight(spec.name, FLOAT if spec.dtype == "float32" else dtype, spec.shape_in_memory(dtype.name), CPU)
-
-
-def _linear(x: TensorValue, w: TensorValue, outputs: int, bias: TensorValue | None, paired: bool) -> TensorValue:
-    shape = [x.shape[0], outputs]
-    if paired and w.dtype == DType.bfloat16:
-        x = ops.cast(x, DType.bfloat16)
-    return _op("linear", [x, w], shape) if bias is None else _op("linear_bias", [x, w, bias], shape)
+    return Weight(spec.name, DType[spec.dtype_in_memory(dtype.name)], spec.shape_in_memory(dtype.name), CPU)
 
 
 def _add_norm(

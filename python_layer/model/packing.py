@@ -1,7 +1,12 @@
-"""How matrices lie in memory for the kernels; the layout is described in ``mojo_kernels/core/packed.mojo``."""
+"""How matrices lie in memory for the kernels.
+
+The layouts are described in ``mojo_kernels/core/packed.mojo`` and, of quantized ones, in ``quantized.mojo`` beside it.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
+
+from python_layer.model.quantized import QuantFormat, QuantizedRows
 
 PANEL = 64
 """Rows of a matrix that are interleaved."""
@@ -39,3 +44,39 @@ def pack_rows(values: NDArray[np.generic], first: int, target: NDArray[np.generi
         count = min(PANEL - lane, len(rows) - done)
         lanes[panel, :, lane : lane + count] = rows[done : done + count].T
         done += count
+
+
+def quantized_shape(shape: tuple[int, ...], form: QuantFormat) -> tuple[int, int, int]:
+    """The shape of a packed quantized matrix [rows, columns]: [rows / 64, groups, bytes of a block]."""
+    rows, columns = shape
+    scales = 2 * PANEL * (2 if form.offsets else 1)
+    return -(-rows // PANEL), columns // form.group, PANEL * form.group * form.bits // 8 + scales
+
+
+def pack_quantized_rows(rows: QuantizedRows, first: int, target: NDArray[np.uint8]) -> None:
+    """Writes consecutive rows of a quantized matrix to their places.
+
+    Args:
+        rows: n of them.
+        first: Number of the first of them in the matrix.
+        target: The packed matrix, zero where rows are filled up.
+    """
+    count, columns = rows.values.shape
+    quads = rows.values.reshape(count, columns // rows.group, rows.group // 4, 4)
+    together = quads if rows.bits == 8 else quads[:, :, 0::2] | np.left_shift(quads[:, :, 1::2], 4, dtype=np.uint8)
+    # Four bytes that lie together are copied as one number.
+    words = np.ascontiguousarray(together).view(np.uint32)[..., 0]
+    steps = words.shape[2]
+    panels, groups, _ = target.shape
+    lanes = np.reshape(target.view(np.uint32)[:, :, : steps * PANEL], (panels, groups, steps, PANEL), copy=False)
+    halves = target.view(np.float16)[:, :, 2 * steps * PANEL :]
+    done = 0
+    while done < count:
+        panel, lane = divmod(first + done, PANEL)
+        taken = min(PANEL - lane, count - done)
+        part, here = slice(done, done + taken), slice(lane, lane + taken)
+        lanes[panel, :, :, here] = words[part].transpose(1, 2, 0)
+        halves[panel, :, here] = rows.scales[part].T
+        if rows.offsets is not None:
+            halves[panel, :, PANEL + here.start : PANEL + here.stop] = rows.offsets[part].T
+        done += taken

@@ -1,7 +1,7 @@
 """Which types a model runs in."""
 
 from python_layer.model.config import Qwen3Config
-from python_layer.utils.cpu import multiplies_bfloat16
+from python_layer.utils.cpu import ISAS, multiplies_bfloat16, supported_isas
 from python_layer.utils.errors import ConfigError
 
 MATRIX_DTYPES = ("float32", "bfloat16", "float16")
@@ -30,12 +30,31 @@ def resolve_dtypes(config: Qwen3Config, dtype: str, kv_dtype: str) -> tuple[str,
     return matrices, "float32" if matrices == "float32" else "bfloat16"
 
 
-def resolve_compute_dtype(compute_dtype: str, dtype: str) -> str:
+def resolve_isa(cpu_isa: str) -> str:
+    """The instruction set of the linear layers.
+
+    Args:
+        cpu_isa: One of :data:`~python_layer.utils.cpu.ISAS`, or "auto": the fastest that this CPU has.
+
+    Raises:
+        ConfigError: Another value, or one that this CPU lacks.
+    """
+    supported = supported_isas()
+    if cpu_isa == "auto":
+        return supported[0]
+    if cpu_isa not in supported:
+        why = "this CPU lacks it" if cpu_isa in ISAS else "there is no such instruction set"
+        raise ConfigError(f"cpu_isa is {cpu_isa!r}, but {why}; it has {', '.join(supported)}")
+    return cpu_isa
+
+
+def resolve_compute_dtype(compute_dtype: str, dtype: str, isa: str) -> str:
     """The type of the numbers that are multiplied with matrices; sums are float32 always.
 
     Args:
         compute_dtype: float32, bfloat16, or "auto": bfloat16 where matrices and CPU allow it, else float32.
         dtype: Type of the matrices.
+        isa: Instruction set of the linear layers.
 
     Raises:
         ConfigError: Another value, or bfloat16 where it is not possible; says what would be right.
@@ -43,9 +62,9 @@ def resolve_compute_dtype(compute_dtype: str, dtype: str) -> str:
     if compute_dtype not in COMPUTE_DTYPES:
         raise ConfigError(f"compute_dtype is {compute_dtype!r}; supported are {', '.join(COMPUTE_DTYPES)}")
     if compute_dtype == "auto":
-        return "bfloat16" if dtype == "bfloat16" and multiplies_bfloat16() else "float32"
+        return "bfloat16" if dtype == "bfloat16" and multiplies_bfloat16(isa) else "float32"
     if compute_dtype == "bfloat16" and dtype != "bfloat16":
         raise ConfigError(f"compute_dtype bfloat16 needs bfloat16 matrices, but they are {dtype}; see --dtype")
-    if compute_dtype == "bfloat16" and not multiplies_bfloat16():
-        raise ConfigError("compute_dtype bfloat16 needs a CPU with AVX512-BF16, which this one lacks; take float32")
+    if compute_dtype == "bfloat16" and not multiplies_bfloat16(isa):
+        raise ConfigError(f"compute_dtype bfloat16 needs AVX512-BF16, not the CPU path {isa}; take float32")
     return compute_dtype

@@ -19,7 +19,8 @@ from python_layer.model.generation import GeneratedToken, Generation, Generator
 from python_layer.model.graph import ModelGraph
 from python_layer.model.kernels import default_cache_dir
 from python_layer.model.kv_cache import KVCacheLayout
-from python_layer.model.precision import resolve_compute_dtype, resolve_dtypes
+from python_layer.model.precision import resolve_compute_dtype, resolve_dtypes, resolve_isa
+from python_layer.model.quantization import describe, matrix_formats, quantized_specs
 from python_layer.model.sampler import Sampler
 from python_layer.model.sampling import SamplingParams
 from python_layer.model.weight_loader import LoadedWeights, WeightLoader
@@ -57,9 +58,12 @@ class Qwen3Model:
         dtype: Type of the matrices in memory: auto (the checkpoint's own), float32, bfloat16 or float16.
             Activations are float32.
         kv_dtype: Type of the KV cache: auto (float32 beside float32 matrices, else bfloat16), float32 or bfloat16.
+        quantization: auto (as the checkpoint has its matrices), none (dequantized to ``dtype``), int8 or int4; see
+            :mod:`~python_layer.model.quantization`. What is multiplied with such matrices is rounded to int8.
         compute_dtype: What is multiplied with the matrices: float32, or, on CPUs with AVX512-BF16 and with bfloat16
             matrices, bfloat16, which is nearly twice as fast for prompts and batches, or auto: the faster one of
             what is possible. Sums are float32.
+        cpu_isa: Instruction set of the linear layers, see :data:`~python_layer.utils.cpu.ISAS`; auto is the fastest.
         page_size: Positions per page of the KV cache.
         cache_dir: Folder of compiled kernels and graphs; the default is the user's cache folder.
 
@@ -76,7 +80,9 @@ class Qwen3Model:
         *,
         dtype: str = "auto",
         kv_dtype: str = "auto",
+        quantization: str = "auto",
         compute_dtype: str = "float32",
+        cpu_isa: str = "auto",
         page_size: int = 16,
         cache_dir: Path | None = None,
     ) -> None:
@@ -85,13 +91,17 @@ class Qwen3Model:
             raise ConfigError(f"page_size is {page_size}; it must be 1 or more")
         self.config = config
         self.dtype, self.kv_dtype = resolve_dtypes(config, dtype, kv_dtype)
-        self.compute_dtype = resolve_compute_dtype(compute_dtype, self.dtype)
+        self.isa = resolve_isa(cpu_isa)
+        self.compute_dtype = resolve_compute_dtype(compute_dtype, self.dtype, self.isa)
         self.layout = KVCacheLayout.of(config, page_size, DType[self.kv_dtype])
         self.folder = weight_loader.path
         specs, unused = weight_specs(config), ignored_tensors(config)
         weight_loader.check(specs, unused=unused)  # before a long compilation
+        self.formats = matrix_formats(quantization, specs, weight_loader.formats())
+        specs = quantized_specs(specs, self.formats)
         cache = CompileCache(cache_dir or default_cache_dir())
-        graph = ModelGraph(config, self.layout, DType[self.dtype], paired=self.compute_dtype == "bfloat16")
+        paired = self.compute_dtype == "bfloat16"
+        graph = ModelGraph(config, self.layout, DType[self.dtype], self.isa, paired, tuple(self.formats.items()))
         compiled, cached = cache.get(graph)
         self.sampler = Sampler(cache)
         compiled_at = time.perf_counter()
@@ -118,6 +128,11 @@ class Qwen3Model:
     def name(self) -> str:
         """The name of the checkpoint's folder, or of its GGUF file without the ending."""
         return self.folder.resolve().name.removesuffix(".gguf")
+
+    @property
+    def matrix_format(self) -> str:
+        """The type of the matrices, such as bfloat16 or int8."""
+        return describe(self.formats, self.dtype)
 
     @property
     def weight_bytes(self) -> int:

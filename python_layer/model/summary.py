@@ -1,4 +1,4 @@
-"""What a model is and needs, from its configuration alone: no weight is read."""
+"""What a model is and needs, from its configuration and its files' headers: no weight is read."""
 
 import math
 from dataclasses import fields
@@ -9,9 +9,11 @@ from python_layer.model.config import Qwen3Config
 from python_layer.model.hub import resolve_model
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import model_path
-from python_layer.model.precision import resolve_dtypes
+from python_layer.model.precision import resolve_dtypes, resolve_isa
+from python_layer.model.quantization import describe, matrix_formats, quantized_specs
+from python_layer.model.weight_loader import WeightLoader
 from python_layer.model.weights import weight_specs
-from python_layer.utils.cpu import cpu_description, vector_isa
+from python_layer.utils.cpu import cpu_description
 from python_layer.utils.settings import Settings
 
 
@@ -25,20 +27,22 @@ def model_summary(settings: Settings) -> dict[str, str]:
     config = Qwen3Config.from_pretrained(folder)
     dtype, kv_dtype = resolve_dtypes(config, settings.dtype, settings.kv_dtype)
     layout = KVCacheLayout.of(config, settings.page_size, DType[kv_dtype])
-    matrix_bytes = DType[dtype].size_in_bytes
+    specs = weight_specs(config)
+    formats = matrix_formats(settings.quantization, specs, WeightLoader(folder).formats())
     weights = sum(
-        math.prod(spec.shape) * (4 if spec.dtype == "float32" else matrix_bytes) for spec in weight_specs(config)
+        math.prod(spec.shape_in_memory(dtype)) * DType[spec.dtype_in_memory(dtype)].size_in_bytes
+        for spec in quantized_specs(specs, formats)
     )
     context = config.max_position_embeddings
     return {
         "model": str(folder),
         **{f"config.{field.name}": str(getattr(config, field.name)) for field in fields(config)},
         "parameters": f"{config.num_parameters:,}",
-        "weights": f"{_megabytes(weights)} as {dtype}",
+        "weights": f"{_megabytes(weights)} as {describe(formats, dtype)}",
         "KV cache": f"{layout.page_bytes / layout.page_size / 1024:,.1f} KiB a token as {kv_dtype}, "
         f"{_megabytes(layout.page_bytes * layout.pages_for(context))} for the whole context of {context:,} tokens",
         "CPU": cpu_description().get("model name", "unknown"),
-        "CPU path": vector_isa(),
+        "CPU path": resolve_isa(settings.cpu_isa),
     }
 
 

@@ -1,5 +1,6 @@
 """Weights of a checkpoint, each copied once from the mapped file into the process's memory."""
 
+import hashlib
 import itertools
 import math
 import os
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from python_layer.model.checkpoint import Checkpoint, open_checkpoint
 from python_layer.model.dtype_conversion import STORAGE, convert
 from python_layer.model.hub import resolve_model
-from python_layer.model.packing import pack_rows, packed_shape
-from python_layer.model.tensor_source import TensorSource
+from python_layer.model.packing import pack_quantized_rows, pack_rows, packed_shape, quantized_shape
+from python_layer.model.quantized import QuantFormat
+from python_layer.model.tensor_source import TensorSource, quantized_rows
+from python_layer.model.weight_cache import WeightCache, fingerprint
 from python_layer.utils.errors import ConfigError, WeightError
 from python_layer.utils.host_memory import anonymous_buffer
 
@@ -42,6 +45,7 @@ class WeightSpec:
         sources: The checkpoint's tensors, (name, shape), that make it up along the first axis.
         dtype: Its type in memory; None is the model's.
         packed: It is a matrix that lies in memory as the kernels of linear layers want it.
+        form: How it is quantized, and then packed too; None is not.
     """
 
     name: str
@@ -49,9 +53,16 @@ class WeightSpec:
     sources: tuple[tuple[str, tuple[int, ...]], ...]
     dtype: str | None = None
     packed: bool = False
+    form: QuantFormat | None = None
+
+    def dtype_in_memory(self, dtype: str) -> str:
+        """Its type in a model of the type ``dtype``: that, its own, or uint8 where it is quantized."""
+        return "uint8" if self.form else self.dtype or dtype
 
     def shape_in_memory(self, dtype: str) -> tuple[int, ...]:
         """Its shape in the model's type ``dtype``."""
+        if self.form:
+            return quantized_shape(self.shape, self.form)
         return packed_shape(self.shape, self.dtype or dtype) if self.packed else self.shape
 
     def __post_init__(self) -> None:
@@ -90,26 +101,35 @@ class LoadedWeights(Mapping[str, NDArray[np.generic]]):
         return len(self._arrays)
 
     def dtype_of(self, name: str) -> str:
-        """float32, bfloat16 or float16."""
+        """float32, bfloat16, float16, or uint8 of quantized ones."""
         return self._dtypes[name]
 
 
 class WeightLoader:
     """A checkpoint's weights: a folder with one safetensors file, or several with an index, or a GGUF file.
 
-    Quantized ones (block-scaled FP8, AWQ, GPTQ, GGUF) are dequantized as they are loaded.
+    Quantized ones (block-scaled FP8, AWQ, GPTQ, GGUF) are dequantized as they are loaded, unless their specs say how
+    they are to be quantized.
 
     Args:
         path_or_hub_id: Folder, GGUF file or hub id.
-        progress: Told how many bytes of the checkpoint are loaded.
+        progress: Told how many bytes are loaded.
+        cache: Keeps the packed weights for the next time; None is nothing.
 
     Raises:
         ConfigError: There is no such checkpoint.
     """
 
-    def __init__(self, path_or_hub_id: str | Path, *, progress: Progress | None = None) -> None:
+    def __init__(
+        self, path_or_hub_id: str | Path, *, progress: Progress | None = None, cache: WeightCache | None = None
+    ) -> None:
         self.path = resolve_model(path_or_hub_id)
         self._progress = progress
+        self._cache = cache
+
+    def formats(self) -> dict[str, QuantFormat | None]:
+        """How the checkpoint's tensors are quantized, of those that can be read; None where they are not."""
+        return {name: tensor.format for name, tensor in open_checkpoint(self.path).tensors.items()}
 
     def check(self, specs: Sequence[WeightSpec], *, unused: Collection[str] = ()) -> None:
         """Looks for what :meth:`load` would refuse in the files' headers, without reading a weight.
@@ -135,20 +155,26 @@ class WeightLoader:
         if dtype not in STORAGE:
             raise ConfigError(f"the weights' dtype is {dtype!r}; supported: {', '.join(STORAGE)}")
         checkpoint = self._checked(specs, unused)
-        dtypes = {spec.name: spec.dtype or dtype for spec in specs}
+        dtypes = {spec.name: spec.dtype_in_memory(dtype) for spec in specs}
+        stored = STORAGE | {"uint8": np.dtype(np.uint8)}
         shapes = [spec.shape_in_memory(dtype) for spec in specs]
         sizes = [
-            math.prod(shape) * STORAGE[dtypes[spec.name]].itemsize for spec, shape in zip(specs, shapes, strict=True)
+            math.prod(shape) * stored[dtypes[spec.name]].itemsize for spec, shape in zip(specs, shapes, strict=True)
         ]
         offsets = [0, *itertools.accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
         block = anonymous_buffer(offsets[-1])
         arrays = {
-            spec.name: block[offset : offset + size].view(STORAGE[dtypes[spec.name]]).reshape(shape)
+            spec.name: block[offset : offset + size].view(stored[dtypes[spec.name]]).reshape(shape)
             for spec, shape, offset, size in zip(specs, shapes, offsets[:-1], sizes, strict=True)
         }
-        self._fill(
-            [piece for spec in specs for piece in _pieces(spec, checkpoint, arrays[spec.name], dtypes[spec.name])]
-        )
+        slot = hashlib.sha256(repr((str(self.path.resolve()), dtype, specs)).encode()).hexdigest()[:32]
+        made_from = fingerprint(self.path) if self._cache else ""
+        if not self._cache or not self._cache.read(slot, made_from, block, self._counter(block.nbytes)):
+            self._fill(
+                [piece for spec in specs for piece in _pieces(spec, checkpoint, arrays[spec.name], dtypes[spec.name])]
+            )
+            if self._cache:
+                self._cache.write(slot, made_from, block)
         return LoadedWeights(arrays, dtypes, offsets[-1])
 
     def _checked(self, specs: Sequence[WeightSpec], unused: Collection[str]) -> Checkpoint:
@@ -161,14 +187,23 @@ class WeightLoader:
         return checkpoint
 
     def _fill(self, pieces: Sequence["_Piece"]) -> None:
-        total = sum(piece.source_bytes for piece in pieces)
-        done = 0
+        count = self._counter(sum(piece.source_bytes for piece in pieces))
         # NumPy copies and converts without the interpreter's lock, and page faults go in parallel.
         with ThreadPoolExecutor(min(8, max(2, os.cpu_count() or 1))) as pool:
             for piece, _ in zip(pieces, pool.map(_Piece.copy, pieces), strict=True):
-                done += piece.source_bytes
-                if self._progress:
-                    self._progress(done, total)
+                count(piece.source_bytes)
+
+    def _counter(self, total: int) -> Callable[[int], None]:
+        """Adds up bytes, and tells the progress of them."""
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            if self._progress:
+                self._progress(done, total)
+
+        return count
 
 
 @dataclass(frozen=True)
@@ -181,32 +216,39 @@ class _Piece:
     target: NDArray[np.generic]
     first: int
     dtype: str
-    packed: bool
+    spec: WeightSpec
 
     @property
     def source_bytes(self) -> int:
         return self.source.nbytes * len(self.rows) // self.source.shape[0]
 
     def copy(self) -> None:
-        given = self.source.dtype
+        start, stop = self.rows.start, self.rows.stop
         try:
-            part = self.source.rows(self.rows.start, self.rows.stop)
-            if not self.packed:
-                begin = self.first * part.shape[1]
-                place = self.target.reshape(-1)[begin : begin + part.size]
-                convert(part.reshape(-1), given, place, self.dtype)
+            if self.spec.form:
+                quantized = quantized_rows(self.source, start, stop, self.spec.form)
+                pack_quantized_rows(quantized, self.first, self.target.view(np.uint8))
             else:
-                if given != self.dtype:
-                    converted = np.empty(part.shape, STORAGE[self.dtype])
-                    convert(part.reshape(-1), given, converted.reshape(-1), self.dtype)
-                    part = converted
-                pack_rows(part, self.first, self.target)
+                self._copy_plain(self.source.rows(start, stop))
         except OverflowError:
             raise WeightError(
                 f"{self.source.path}: {self.name} has values beyond float16; load it as bfloat16 or float32"
             ) from None
         # Else the whole file would stay in memory beside its copy until the end.
-        self.source.release(self.rows.start, self.rows.stop)
+        self.source.release(start, stop)
+
+    def _copy_plain(self, part: NDArray[np.generic]) -> None:
+        given = self.source.dtype
+        if not self.spec.packed:
+            begin = self.first * part.shape[1]
+            place = self.target.reshape(-1)[begin : begin + part.size]
+            convert(part.reshape(-1), given, place, self.dtype)
+            return
+        if given != self.dtype:
+            converted = np.empty(part.shape, STORAGE[self.dtype])
+            convert(part.reshape(-1), given, converted.reshape(-1), self.dtype)
+            part = converted
+        pack_rows(part, self.first, self.target)
 
 
 def _pieces(spec: WeightSpec, checkpoint: Checkpoint, array: NDArray[np.generic], dtype: str) -> Iterator[_Piece]:
@@ -214,10 +256,11 @@ def _pieces(spec: WeightSpec, checkpoint: Checkpoint, array: NDArray[np.generic]
     first = 0
     for name, shape in spec.sources:
         source = checkpoint.tensors[name]
-        most = max(1, (PIECE if source.is_plain else COMPUTED_PIECE) // max(1, columns))
+        computed = spec.form is not None or not source.is_plain
+        most = max(1, (COMPUTED_PIECE if computed else PIECE) // max(1, columns))
         for start in range(0, shape[0], most):
             rows = range(start, min(start + most, shape[0]))
-            yield _Piece(name, source, rows, array, first + start, dtype, spec.packed)
+            yield _Piece(name, source, rows, array, first + start, dtype, spec)
         first += shape[0]
 
 

@@ -23,22 +23,27 @@ def cpu_fingerprint() -> str:
     return "\n".join([platform.machine(), platform.processor(), *(description.get(name, "") for name in wanted)])
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether the CPU has AVX512-BF16: two products of bfloat16 numbers per lane and instruction."""
-    return "avx512_bf16" in cpu_description().get("flags", "").split()
+ISAS = {
+    "avx512_bf16": {"avx512_bf16", "avx512_vnni", "avx512bw"},
+    "avx512_vnni": {"avx512_vnni", "avx512bw"},
+    "avx512": {"avx512f", "avx512bw"},
+    "avx2": {"avx2", "fma", "f16c"},
+    "neon": {"asimd", "asimddp"},
+    "portable": set(),
+}
+"""The instruction sets that linear layers are written for, the fastest first, and what each needs of the CPU.
+
+``mojo_kernels/utils/isa.mojo`` tells what each is used for.
+"""
 
 
-def vector_isa() -> str:
-    """The vector instructions the kernels are compiled to here: avx512, avx2, neon or portable.
-
-    The compiler targets the machine it runs on, with the widest float32 vectors that it has.
-    """
+def supported_isas() -> list[str]:
+    """Those of :data:`ISAS` that this CPU has, the fastest first."""
     description = cpu_description()
-    flags = f"{description.get('flags', '')} {description.get('Features', '')}".split()
-    if "avx512f" in flags:
-        return "avx512"
-    if "avx2" in flags:
-        return "avx2"
-    if platform.machine() in ("aarch64", "arm64"):
-        return "neon"
-    return "portable"
+    flags = set(f"{description.get('flags', '')} {description.get('Features', '')}".split())
+    return [name for name, needed in ISAS.items() if needed <= flags]
+
+
+def multiplies_bfloat16(isa: str) -> bool:
+    """Whether an instruction set has products of bfloat16 pairs."""
+    return isa == "avx512_bf16"

@@ -35,8 +35,17 @@ class Settings(BaseSettings):
     model: str | None = Field(None, description="Checkpoint folder or hub id; none is models/mili-tiny.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Type of the matrices.")
     kv_dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Type of the KV cache.")
+    quantization: Literal["auto", "none", "int8", "int4"] = Field(
+        "auto", description="How matrices are rounded to few bits; auto is as the checkpoint has them."
+    )
+    weight_cache: bool = Field(
+        True, description="Keep the weights on disk as they lie in memory, so that the next start is fast."
+    )
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="What is multiplied with bfloat16 matrices; auto is bfloat16 on CPUs with AVX512-BF16."
+    )
+    cpu_isa: Literal["auto", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "neon", "portable"] = Field(
+        "auto", description="Instruction set of the linear layers; auto is the fastest that the CPU has."
     )
     page_size: int = Field(16, ge=1, le=1024, description="Positions per page of the KV cache.")
     kv_cache_memory: float | None = Field(

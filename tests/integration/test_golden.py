@@ -11,7 +11,7 @@ import pytest
 
 from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.qwen3_model import Qwen3Model
-from python_layer.utils.cpu import multiplies_bfloat16
+from python_layer.utils.cpu import multiplies_bfloat16, supported_isas
 from python_layer.utils.errors import ConfigError
 from tests.golden.cases import GOLDEN, golden_folders, golden_prompts
 
@@ -54,7 +54,7 @@ def stepwise_logits(model: Qwen3Model, prompt: list[int], forced: list[int], chu
     return np.stack(rows)
 
 
-@pytest.mark.skipif(not multiplies_bfloat16(), reason="the CPU lacks AVX512-BF16")
+@pytest.mark.skipif(not multiplies_bfloat16(supported_isas()[0]), reason="the CPU lacks AVX512-BF16")
 @pytest.mark.parametrize("case", golden_folders(GOLDEN), ids=lambda folder: folder.name)
 def test_logits_with_bfloat16_products(case: Path) -> None:
     """Rounding activations as well as weights; and the same bits in chunks and whole."""
@@ -62,6 +62,18 @@ def test_logits_with_bfloat16_products(case: Path) -> None:
     for golden in golden_prompts(case):
         logits = stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=512)
         assert all(relative_error(*pair) < TOLERANCE["bfloat16"] for pair in zip(logits, golden.logits, strict=True))
+        np.testing.assert_array_equal(stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=7), logits)
+
+
+@pytest.mark.parametrize(("quantization", "most"), [("int8", 3e-2), ("int4", 0.25)])
+def test_logits_of_quantized_matrices(quantization: str, most: float) -> None:
+    """Against float32, and the same bits in chunks and whole; the other cases' columns make no groups."""
+    model = Qwen3Model.from_pretrained(GOLDEN / "tied", dtype="bfloat16", quantization=quantization)
+    assert model.matrix_format == quantization
+    for golden in golden_prompts(GOLDEN / "tied"):
+        logits = stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=512)
+        errors = [relative_error(*pair) for pair in zip(logits, golden.logits, strict=True)]
+        assert max(errors) < most, errors
         np.testing.assert_array_equal(stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=7), logits)
 
 

@@ -21,7 +21,6 @@ from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.generation import PREFILL_CHUNK
 from python_layer.model.loading import load_model
 from python_layer.model.qwen3_model import Qwen3Model
-from python_layer.utils.cpu import vector_isa
 from python_layer.utils.settings import load_settings
 
 
@@ -72,7 +71,7 @@ def measure(model: Qwen3Model, options: argparse.Namespace, limits: MachineLimit
     return {
         "model": model.name,
         "dtype": model.dtype,
-        "isa": vector_isa(),
+        "isa": model.isa,
         "batch": options.batch,
         "prompt_tokens": options.prompt_tokens,
         "new_tokens": options.new_tokens,

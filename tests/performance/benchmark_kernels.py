@@ -23,7 +23,7 @@ from max.graph import BufferType, DeviceRef, Graph, TensorType, Value, ops
 
 from python_layer.model.kernels import kernel_package
 from python_layer.model.packing import packed_shape
-from python_layer.utils.cpu import multiplies_bfloat16
+from python_layer.utils.cpu import multiplies_bfloat16, supported_isas
 
 DEVICE = DeviceRef.CPU()
 FLOAT, INT, BF16 = DType.float32, DType.int32, DType.bfloat16
@@ -64,8 +64,9 @@ def linear(rows: int, outputs: int, inputs: int) -> Case:
     out, packed = tensor(FLOAT, rows, outputs), packed_shape((outputs, inputs), "bfloat16")
 
     def build(v: Sequence[Value[Any]]) -> list[Value[Any]]:
-        x = v[0].tensor if not multiplies_bfloat16() else ops.cast(v[0].tensor, BF16)
-        return [ops.custom("mili.linear", DEVICE, [x, v[1].tensor], [out])[0]]
+        isa = supported_isas()[0]
+        x = ops.cast(v[0].tensor, BF16) if multiplies_bfloat16(isa) else v[0].tensor
+        return [ops.custom("mili.linear", DEVICE, [x, v[1].tensor], [out], {"isa": isa})[0]]
 
     return Case(
         f"linear {rows} x {inputs} -> {outputs}, bf16",

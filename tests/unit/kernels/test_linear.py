@@ -1,4 +1,4 @@
-"""mili.linear, mili.linear_bias, mili.gather_rows and mili.gather_packed_rows in every weight type."""
+"""mili.linear, mili.gather_rows and mili.gather_packed_rows in every weight type and instruction set."""
 
 from collections.abc import Callable
 
@@ -11,17 +11,24 @@ from max.graph import ops
 from python_layer.model.packing import pack_rows, packed_shape
 from python_layer.utils.cpu import multiplies_bfloat16
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor, to_dtype
+from tests.unit.kernels.isas import BEST, other_isas
 
 Run = Callable[..., list[np.ndarray]]
-TYPES = [(FLOAT, DType.float32), (FLOAT, DType.bfloat16), (FLOAT, DType.float16)]
-"""Of x and of w."""
-if multiplies_bfloat16():
-    TYPES.append((DType.bfloat16, DType.bfloat16))
+CASES = [(BEST, FLOAT, DType.float32), (BEST, FLOAT, DType.bfloat16), (BEST, FLOAT, DType.float16)]
+"""Instruction set, and types of x and of w."""
+if multiplies_bfloat16(BEST):
+    CASES.append((BEST, DType.bfloat16, DType.bfloat16))
+CASES += [(isa, FLOAT, DType.bfloat16) for isa in other_isas()]
 
 
-@pytest.fixture(scope="module", params=TYPES, ids=lambda types: f"{types[0].name}-{types[1].name}")
-def types(request: pytest.FixtureRequest) -> tuple[DType, DType]:
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1].name}-{case[2].name}")
+def case(request: pytest.FixtureRequest) -> tuple[str, DType, DType]:
     return request.param
+
+
+@pytest.fixture(scope="module")
+def types(case: tuple[str, DType, DType]) -> tuple[DType, DType]:
+    return case[1:]
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +53,16 @@ def packed(w: Buffer) -> Buffer:
 
 
 @pytest.fixture(scope="module")
-def run(types: tuple[DType, DType]) -> Run:
-    """x, w, packed w, bias, rows -> linear, linear_bias, gather_rows, gather_packed_rows."""
+def run(case: tuple[str, DType, DType]) -> Run:
+    """x, w, packed w, rows -> linear, gather_rows, gather_packed_rows."""
+    isa, *types = case
 
     def build(values):
-        x, w, packed, bias, rows = (value.tensor for value in values)
+        x, w, packed, rows = (value.tensor for value in values)
         x = ops.cast(x, types[0])
         out, gathered = tensor(FLOAT, "T", "N"), tensor(FLOAT, "R", "K")
         return [
-            ops.custom("mili.linear", DEVICE, [x, packed], [out])[0],
-            ops.custom("mili.linear_bias", DEVICE, [x, packed, bias], [out])[0],
+            ops.custom("mili.linear", DEVICE, [x, packed], [out], {"isa": isa})[0],
             ops.custom("mili.gather_rows", DEVICE, [w, rows], [gathered])[0],
             ops.custom("mili.gather_packed_rows", DEVICE, [packed, rows], [gathered])[0],
         ]
@@ -64,11 +71,10 @@ def run(types: tuple[DType, DType]) -> Run:
         tensor(FLOAT, "T", "K"),
         tensor(types[1], "N", "K"),
         tensor(types[1], "panels", "steps", "width"),
-        tensor(FLOAT, "N"),
         tensor(INT, "R"),
     ]
     runner = OpRunner(inputs, build)
-    return lambda x, w, bias, rows: runner(x, w, packed(w), bias, rows)
+    return lambda x, w, rows: runner(x, w, packed(w), rows)
 
 
 SHAPES = [(1, 1, 1), (1, 3, 5), (2, 4, 16), (3, 7, 17), (5, 64, 33), (6, 65, 100), (13, 131, 257), (64, 517, 173)]
@@ -78,41 +84,38 @@ SHAPES = [(1, 1, 1), (1, 3, 5), (2, 4, 16), (3, 7, 17), (5, 64, 33), (6, 65, 100
 def test_matches_reference(run: Run, types: tuple[DType, DType], rows: int, outputs: int, inputs: int) -> None:
     rng = np.random.default_rng([rows, outputs, inputs])
     x = rng.standard_normal((rows, inputs)).astype(np.float32)
-    bias = rng.standard_normal(outputs).astype(np.float32)
     w, exact = to_dtype(rng.standard_normal((outputs, inputs)), types[1])
     chosen = rng.integers(0, outputs, 9).astype(np.int32)
 
-    linear, with_bias, gathered, from_packed = run(x, w, bias, chosen)
+    linear, gathered, from_packed = run(x, w, chosen)
 
     x = rounded(x, types)
     expected = x @ exact.T
     tolerance = 1e-6 * (np.abs(x) @ np.abs(exact).T)
     assert (np.abs(linear - expected) <= tolerance).all()
-    assert (np.abs(with_bias - expected - bias) <= tolerance + 1e-6).all()
     np.testing.assert_array_equal(gathered, exact[chosen].astype(np.float32))
     np.testing.assert_array_equal(from_packed, gathered)
 
 
 def test_no_rows(run: Run, weight_type: DType) -> None:
     w, _ = to_dtype(np.ones((5, 8)), weight_type)
-    results = run(np.zeros((0, 8), np.float32), w, np.zeros(5, np.float32), np.zeros(0, np.int32))
-    assert [result.shape for result in results] == [(0, 5), (0, 5), (0, 8), (0, 8)]
+    results = run(np.zeros((0, 8), np.float32), w, np.zeros(0, np.int32))
+    assert [result.shape for result in results] == [(0, 5), (0, 8), (0, 8)]
 
 
 def test_a_row_never_depends_on_its_neighbours(run: Run, weight_type: DType) -> None:
     rng = np.random.default_rng(1)
     x = rng.standard_normal((70, 301)).astype(np.float32)
     w, _ = to_dtype(rng.standard_normal((1030, 301)), weight_type)
-    bias = rng.standard_normal(1030).astype(np.float32)
     none = np.zeros(0, np.int32)
-    whole = run(x, w, bias, none)[1]
+    whole = run(x, w, none)[0]
     for begin, end in [(0, 1), (69, 70), (3, 5), (10, 17), (1, 70), (20, 44)]:
-        np.testing.assert_array_equal(run(x[begin:end], w, bias, none)[1], whole[begin:end])
+        np.testing.assert_array_equal(run(x[begin:end], w, none)[0], whole[begin:end])
 
 
 def test_large_enough_for_threads(run: Run, types: tuple[DType, DType]) -> None:
     rng = np.random.default_rng(2)
     x = rng.standard_normal((33, 512)).astype(np.float32)
     w, exact = to_dtype(rng.standard_normal((3001, 512)), types[1])
-    linear = run(x, w, np.zeros(3001, np.float32), np.zeros(0, np.int32))[0]
+    linear = run(x, w, np.zeros(0, np.int32))[0]
     np.testing.assert_allclose(linear, rounded(x, types) @ exact.T, atol=2e-4)

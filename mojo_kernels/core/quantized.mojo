@@ -1,0 +1,258 @@
+"""Linear layer on quantised weights: y = x @ w.T, products of int8 summed as int32, scales applied per group.
+
+Weights of 8 or 4 bits share a scale, and where they are asymmetric an offset, in groups of columns; x is quantised to int8 row by row
+with the same groups (`quantize_rows`). Within a group the sums are exact integers, and groups are added in order, so a
+row's result never depends on the rows beside it (batch invariance), and is the same for every instruction set.
+
+A matrix w[N, K] is packed as [N / 64, K / G, block]: a block has the values of 64 rows and one group, and then their 64
+scales, and offsets where there are any, in float16. In the values of 8 bits, four columns of a row lie together, those of
+64 rows side by side: 256 bytes. In those of 4 bits such 256 bytes have eight columns, the first four in the lower halves.
+N is filled up with weights that count as zero.
+"""
+
+from std.math import ceildiv, fma, round
+from std.memory import bitcast
+
+from .packed import PANEL, fetch_ahead, store_outputs
+from ..utils.isa import add_quads, quad_lanes, quad_shift, registers
+from ..utils.parallel import parallel_ranges
+from ..utils.types import ReadPtr, WritePtr
+
+comptime QUADS = 4 * PANEL
+"""Bytes of the values of a panel's rows that are read in one step."""
+
+
+@fieldwise_init
+struct QuantizedMatrix[bits: Int, offsets: Bool](TrivialRegisterPassable):
+    """A packed matrix.
+
+    Parameters:
+        bits: Of a weight, 8 or 4.
+        offsets: Whether w = scale * value - offset; else w = scale * (value - 2 ** (bits - 1)).
+    """
+
+    var data: ReadPtr[DType.uint8]
+    var rows: Int
+    var groups: Int
+    """Groups in a row."""
+    var group: Int
+    """Columns in a group."""
+
+    @staticmethod
+    def block_bytes(group: Int) -> Int:
+        """Bytes of the values, scales and offsets of a panel's rows in one group."""
+        return PANEL * group * Self.bits // 8 + 2 * PANEL * (2 if Self.offsets else 1)
+
+    @always_inline
+    def block(self, panel: Int, group: Int) -> ReadPtr[DType.uint8]:
+        """The block of a panel and a group."""
+        return self.data.unsafe_offset((panel * self.groups + group) * Self.block_bytes(self.group))
+
+    @always_inline
+    def scales(self, block: ReadPtr[DType.uint8]) -> ReadPtr[DType.float16]:
+        """The 64 scales of a block; its offsets follow."""
+        return block.unsafe_offset(PANEL * self.group * Self.bits // 8).unsafe_bitcast[Float16]()
+
+
+@fieldwise_init
+struct QuantizedRows(TrivialRegisterPassable):
+    """Rows of x[M, K] as int8."""
+
+    var values: ReadPtr[DType.int8]
+    """[M, K]."""
+    var scales: ReadPtr[DType.float32]
+    """[M, groups, 2]: what a unit stands for, and the sum of the group in those units times that."""
+    var columns: Int
+    var groups: Int
+
+    @always_inline
+    def row(self, m: Int) -> Self:
+        """From row m on."""
+        return {
+            self.values.unsafe_offset(m * self.columns),
+            self.scales.unsafe_offset(2 * m * self.groups),
+            self.columns,
+            self.groups,
+        }
+
+
+def quantize_rows(
+    values: WritePtr[DType.int8],
+    scales: WritePtr[DType.float32],
+    x: ReadPtr[DType.float32],
+    rows: Int,
+    groups: Int,
+    group: Int,
+):
+    """Rounds x to 127 steps of each sign, in groups of columns that share a scale.
+
+    Args:
+        values: [rows, groups * group], written.
+        scales: [rows, groups, 2], written; see `QuantizedRows`.
+        x: [rows, groups * group].
+        rows: Rows of x.
+        groups: Groups in a row.
+        group: Columns in a group, a multiple of 16.
+    """
+    comptime width = 16
+
+    def quantize(begin: Int, end: Int) {imm}:
+        for g in range(begin * groups, end * groups):
+            var here = x.unsafe_offset(g * group)
+            var most = SIMD[DType.float32, width](0)
+            for i in range(0, group, width):
+                most = max(most, abs(here.unsafe_load[width=width](i)))
+            var largest = most.reduce_max()
+            var inverse = Float32(127) / largest if largest > 0 else Float32(0)
+            var sums = SIMD[DType.int32, width](0)
+            for i in range(0, group, width):
+                var steps = round(here.unsafe_load[width=width](i) * inverse).cast[DType.int32]()
+                sums += steps
+                values.unsafe_store(g * group + i, steps.cast[DType.int8]())
+            var unit = largest / 127
+            scales[unsafe_offset=2 * g] = unit
+            scales[unsafe_offset=2 * g + 1] = unit * sums.reduce_add().cast[DType.float32]()
+
+    parallel_ranges(rows, 4 * groups * group, quantize)
+
+
+@always_inline
+def quantized_tile[
+    isa: StaticString, rows: Int, vectors: Int, bits: Int, offsets: Bool
+](
+    y: WritePtr[DType.float32],
+    y_stride: Int,
+    x: QuantizedRows,
+    w: QuantizedMatrix[bits, offsets],
+    panel: Int,
+    lane: Int,
+    outputs: Int,
+):
+    """A block of outputs.
+
+    Parameters:
+        isa: Instructions.
+        rows: Rows of x.
+        vectors: Vectors of outputs.
+        bits: Of a weight.
+        offsets: Whether weights have offsets.
+
+    Args:
+        y: First output of the block; row r begins at `y + r * y_stride`.
+        y_stride: Elements from one row of y to the next.
+        x: The rows.
+        w: The matrix.
+        panel: Number of the panel.
+        lane: First of the panel's lanes.
+        outputs: How many of the lanes from there on are outputs.
+    """
+    comptime width = quad_lanes[isa]()
+    comptime Floats = SIMD[DType.float32, width]
+    comptime columns = 32 // bits
+    comptime shift = quad_shift[isa, bits]()
+    comptime base = shift if offsets else shift - (1 << (bits - 1))
+    """What the sum of a group's x has to be multiplied with, and added to the sum of products."""
+    var total = Array[Floats, rows * vectors](fill=Floats(0))
+    for g in range(w.groups):
+        var block = w.block(panel, g)
+        var values = block.unsafe_offset(4 * lane)
+        var xg = x.values.unsafe_offset(g * w.group)
+        var acc = Array[SIMD[DType.int32, width], rows * vectors](fill=SIMD[DType.int32, width](0))
+        for step in range(w.group // columns):
+            fetch_ahead[4 * width * vectors](values.unsafe_offset(step * QUADS))
+            var read = Array[SIMD[DType.uint8, 4 * width], vectors](fill=SIMD[DType.uint8, 4 * width](0))
+            comptime for v in range(vectors):
+                read[v] = values.unsafe_load[width=4 * width](step * QUADS + 4 * width * v)
+            comptime for half in range(8 // bits):
+                var wv = Array[SIMD[DType.uint8, 4 * width], vectors](fill=SIMD[DType.uint8, 4 * width](0))
+                comptime for v in range(vectors):
+                    comptime if bits == 8:
+                        wv[v] = read[v]
+                    elif half == 0:
+                        wv[v] = read[v] & 15
+                    else:
+                        wv[v] = read[v] >> 4
+                comptime for r in range(rows):
+                    var place = xg.unsafe_offset(r * x.columns + step * columns + 4 * half)
+                    var quad = bitcast[DType.int32, 1](place.unsafe_load[width=4](0))[0]
+                    comptime for v in range(vectors):
+                        acc[r * vectors + v] = add_quads[isa, bits](acc[r * vectors + v], wv[v], quad)
+        var scales = w.scales(block).unsafe_offset(lane)
+        comptime for r in range(rows):
+            var unit = x.scales[unsafe_offset=2 * (r * x.groups + g)]
+            var sum_ = x.scales[unsafe_offset=2 * (r * x.groups + g) + 1]
+            comptime for v in range(vectors):
+                var scale = scales.unsafe_load[width=width](width * v).cast[DType.float32]()
+                var dots = fma(acc[r * vectors + v].cast[DType.float32](), Floats(unit), Floats(Float32(base) * sum_))
+                total[r * vectors + v] = fma(scale, dots, total[r * vectors + v])
+                comptime if offsets:
+                    var offset = scales.unsafe_load[width=width](PANEL + width * v).cast[DType.float32]()
+                    total[r * vectors + v] = fma(-offset, Floats(sum_), total[r * vectors + v])
+    comptime for r in range(rows):
+        comptime for v in range(vectors):
+            store_outputs(y.unsafe_offset(r * y_stride), width * v, total[r * vectors + v], outputs)
+
+
+def tile_rows[isa: StaticString]() -> Int:
+    """Rows of x in a register tile."""
+    return 4 if registers[isa]() == 32 else 2
+
+
+def tile_vectors[isa: StaticString, rows: Int]() -> Int:
+    """Vectors of outputs in a register tile: one row takes all, for it reads its weights from memory, as one stream."""
+    return PANEL // quad_lanes[isa]() if rows == 1 else 4
+
+
+def quantized_block[
+    isa: StaticString, bits: Int, offsets: Bool
+](
+    y: WritePtr[DType.float32],
+    y_stride: Int,
+    x: QuantizedRows,
+    m_size: Int,
+    w: QuantizedMatrix[bits, offsets],
+    panel: Int,
+) -> Int:
+    """The first rows of x, as many as make a tile, against a panel; returns how many."""
+    var first = panel * PANEL
+    comptime for rows in [4, 2, 1]:
+        comptime if rows <= tile_rows[isa]():
+            if m_size >= rows:
+                comptime vectors = tile_vectors[isa, rows]()
+                comptime width = vectors * quad_lanes[isa]()
+                comptime for lane in range(0, PANEL, width):
+                    if first + lane < w.rows:
+                        quantized_tile[isa, rows, vectors](
+                            y.unsafe_offset(first + lane), y_stride, x, w, panel, lane, w.rows - first - lane
+                        )
+                return rows
+    return 0
+
+
+def quantized_linear[
+    isa: StaticString, bits: Int, offsets: Bool
+](
+    y: WritePtr[DType.float32],
+    x: QuantizedRows,
+    m_size: Int,
+    w: QuantizedMatrix[bits, offsets],
+):
+    """Computes y[m, n] = sum over k of x[m, k] * w[n, k] on all cores.
+
+    Args:
+        y: [m_size, w.rows], written.
+        x: The rows.
+        m_size: How many.
+        w: The matrix.
+    """
+
+    def panels(begin: Int, end: Int) {imm}:
+        for panel in range(begin, end):
+            # The first rows bring a panel of weights into the cache, the others find it there.
+            var m = 0
+            while m < m_size:
+                m += quantized_block[isa](
+                    y.unsafe_offset(m * w.rows), w.rows, x.row(m), m_size - m, w, panel
+                )
+
+    parallel_ranges(ceildiv(w.rows, PANEL), PANEL * m_size * w.groups * w.group, panels)

@@ -1,0 +1,110 @@
+"""The instruction sets that linear layers are written for.
+
+Who builds a graph names one, by what the CPU says of itself. The compiler knows neither AVX512-BF16 nor VNNI of the CPUs it
+compiles for, so what needs those is written as assembly.
+
+    avx512_bf16  pairs of bfloat16 (vdpbf16ps), and quads of int8
+    avx512_vnni  quads of int8 (vpdpbusd)
+    avx512, avx2 float32; int8 by way of int16
+    neon         float32; quads of int8 (sdot)
+    portable     what the compiler makes of short vectors
+"""
+
+from std.memory import bitcast
+from std.sys import inlined_assembly, llvm_intrinsic
+
+
+def lanes[isa: StaticString]() -> Int:
+    """Float32 numbers in a vector."""
+    comptime if isa.startswith("avx512"):
+        return 16
+    elif isa == "avx2":
+        return 8
+    else:
+        return 4
+
+
+def registers[isa: StaticString]() -> Int:
+    """Vector registers."""
+    return 16 if isa == "avx2" else 32
+
+
+def has_pairs[isa: StaticString]() -> Bool:
+    """Whether pairs of bfloat16 are multiplied at once."""
+    return isa == "avx512_bf16"
+
+
+def has_quads[isa: StaticString]() -> Bool:
+    """Whether quads of int8 are multiplied at once."""
+    return has_pairs[isa]() or isa == "avx512_vnni"
+
+
+def quad_lanes[isa: StaticString]() -> Int:
+    """Int32 numbers in a vector of sums of quads."""
+    # AVX-512 without VNNI lacks vpsignb.
+    return 8 if isa == "avx512" else lanes[isa]()
+
+
+@always_inline
+def add_pairs(
+    acc: SIMD[DType.float32, 16], a: SIMD[DType.float32, 16], b: SIMD[DType.float32, 16]
+) -> SIMD[DType.float32, 16]:
+    """Adds to each lane of acc the two products of the bfloat16 pairs in a and b (vdpbf16ps)."""
+    return inlined_assembly[
+        "vdpbf16ps $2, $1, $0", SIMD[DType.float32, 16], constraints="=v,v,v,0", has_side_effect=False
+    ](a, b, acc)
+
+
+def quad_shift[isa: StaticString, bits: Int]() -> Int:
+    """What `add_quads` takes off every weight: 128 where the CPU can't multiply unsigned with signed bytes exactly."""
+    return 128 if bits == 8 and (quad_lanes[isa]() == 8 or isa == "neon") else 0
+
+
+@always_inline
+def add_quads[
+    isa: StaticString, bits: Int
+](
+    acc: SIMD[DType.int32, quad_lanes[isa]()], w: SIMD[DType.uint8, 4 * quad_lanes[isa]()], x: Int32
+) -> SIMD[DType.int32, quad_lanes[isa]()]:
+    """Adds to each lane of acc the four products of its weights, less `quad_shift`, with the four int8 in x; exact.
+
+    Parameters:
+        isa: The instructions to use.
+        bits: Of the weights: 8, or 4, when each is below 16.
+
+    Args:
+        acc: Sums.
+        w: The weights: four for each lane.
+        x: Four int8, each within -127 and 127.
+    """
+    comptime width = quad_lanes[isa]()
+    comptime Sums = SIMD[DType.int32, width]
+    var quads = Sums(x)
+    comptime if has_quads[isa]():
+        return inlined_assembly["vpdpbusd $2, $1, $0", Sums, constraints="=v,v,v,0", has_side_effect=False](
+            bitcast[DType.int32, width](w), quads, acc
+        )
+    elif isa == "neon":
+        var signed = bitcast[DType.int8, 16](rebind[SIMD[DType.uint8, 16]](w) ^ UInt8(quad_shift[isa, bits]()))
+        var xv = bitcast[DType.int8, 16](quads)
+        return rebind[Sums](
+            llvm_intrinsic["llvm.aarch64.neon.sdot.v4i32.v16i8", SIMD[DType.int32, 4]](
+                rebind[SIMD[DType.int32, 4]](acc), signed, xv
+            )
+        )
+    elif width == 8:
+        var xv = bitcast[DType.int8, 32](quads)
+        var wv = rebind[SIMD[DType.uint8, 32]](w)
+        comptime if bits == 8:
+            # |w| and x with w's sign: the sum of two products fits 16 bits.
+            var signed = bitcast[DType.int8, 32](wv ^ 128)
+            wv = bitcast[DType.uint8, 32](abs(signed))
+            xv = llvm_intrinsic["llvm.x86.avx2.psign.b", SIMD[DType.int8, 32]](xv, signed)
+        var pairs = llvm_intrinsic["llvm.x86.avx2.pmadd.ub.sw", SIMD[DType.int16, 16]](wv, xv)
+        var ones = SIMD[DType.int16, 16](1)
+        return acc + rebind[Sums](llvm_intrinsic["llvm.x86.avx2.pmadd.wd", SIMD[DType.int32, 8]](pairs, ones))
+    else:
+        var products = w.cast[DType.int32]() * bitcast[DType.int8, 4 * width](quads).cast[DType.int32]()
+        var even, odd = products.deinterleave()
+        var low, high = (even + odd).deinterleave()
+        return acc + rebind[Sums](low + high)

@@ -1,0 +1,63 @@
+"""The linear layers of a graph, on plain or quantized matrices."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from max.dtype import DType
+from max.graph import DeviceRef, TensorType, TensorValue, ops
+
+from python_layer.model.quantized import QuantFormat
+
+CPU = DeviceRef.CPU()
+FLOAT = DType.float32
+
+
+@dataclass(frozen=True)
+class LinearLayers:
+    """Builds the ops of linear layers and of tables of embeddings.
+
+    Attributes:
+        isa: Instruction set of the kernels.
+        paired: Round what is multiplied with bfloat16 matrices to bfloat16, for CPUs with AVX512-BF16.
+        formats: How matrices are quantized, by kind.
+    """
+
+    isa: str
+    paired: bool
+    formats: Mapping[str, QuantFormat]
+
+    def apply(
+        self, kind: str, x: TensorValue, w: TensorValue, outputs: int, bias: TensorValue | None = None
+    ) -> TensorValue:
+        """x[T, K] @ w[outputs, K].T + bias, as float32.
+
+        Args:
+            kind: Which matrix of a layer, or of the model, w is.
+            x: float32.
+            w: Packed.
+            outputs: Rows of w.
+            bias: [outputs].
+        """
+        out = [TensorType(FLOAT, [x.shape[0], outputs], CPU)]
+        form = self.formats.get(kind)
+        if form:
+            groups = w.shape[1]
+            rounded = [TensorType(DType.int8, x.shape, CPU), TensorType(FLOAT, [x.shape[0], groups, 2], CPU)]
+            inputs = [*ops.custom("mili.quantize_rows", CPU, [x], rounded), w]
+            parameters = {"isa": self.isa, "bits": form.bits, "offsets": form.offsets}
+            (y,) = ops.custom("mili.quantized_linear", CPU, inputs, out, parameters)
+        else:
+            # The smallest product keeps float32: rounding its input costs the most accuracy for the least time.
+            if self.paired and w.dtype == DType.bfloat16 and kind != "o":
+                x = ops.cast(x, DType.bfloat16)
+            (y,) = ops.custom("mili.linear", CPU, [x, w], out, {"isa": self.isa})
+        return y.tensor if bias is None else y.tensor + bias
+
+    def embed(self, kind: str, table: TensorValue, packed: bool, rows: TensorValue, size: int) -> TensorValue:
+        """The ``rows`` [R] of a table as float32 [R, size]; a quantized one is packed, another one perhaps."""
+        out = [TensorType(FLOAT, [rows.shape[0], size], CPU)]
+        form = self.formats.get(kind)
+        if form:
+            parameters = {"bits": form.bits, "offsets": form.offsets, "group": form.group}
+            return ops.custom("mili.gather_quantized_rows", CPU, [table, rows], out, parameters)[0].tensor
+        return ops.custom(f"mili.gather_{'packed_' if packed else ''}rows", CPU, [table, rows], out)[0].tensor

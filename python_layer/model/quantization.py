@@ -1,0 +1,83 @@
+"""Which matrices of a model are quantized, and how."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from python_layer.model.quantized import GROUPS, QuantFormat
+from python_layer.model.weight_loader import WeightSpec
+from python_layer.utils.errors import ConfigError
+
+BITS = {"int8": 8, "int4": 4}
+QUANTIZATIONS = ("auto", "none", *BITS)
+
+GROUP = {8: 64, 4: 32}
+"""Columns that share a scale where the checkpoint does not say, by bits."""
+
+Formats = Mapping[str, QuantFormat]
+"""By kind of matrix; others are not quantized."""
+
+
+def kind_of(name: str) -> str:
+    """What a weight is in every layer: its name without the layer."""
+    return name.rpartition(".")[2]
+
+
+def matrix_formats(
+    quantization: str, specs: Sequence[WeightSpec], given: Mapping[str, QuantFormat | None]
+) -> dict[str, QuantFormat]:
+    """How each kind of matrix is quantized: all of a kind alike, for the layers share a graph.
+
+    Args:
+        quantization: "none"; "int8" or "int4"; or "auto": those that the checkpoint has quantized, as it has them.
+        specs: The model's weights.
+        given: How the checkpoint's tensors are quantized; None where they are not.
+
+    Raises:
+        ConfigError: Another ``quantization``, or a matrix whose columns make no groups.
+    """
+    if quantization not in QUANTIZATIONS:
+        raise ConfigError(f"quantization is {quantization!r}; supported are {', '.join(QUANTIZATIONS)}")
+    if quantization == "none":
+        return {}
+    matrices = [spec for spec in specs if len(spec.shape) == 2]
+    formats: dict[str, QuantFormat] = {}
+    for kind in dict.fromkeys(kind_of(spec.name) for spec in matrices):
+        members = [spec for spec in matrices if kind_of(spec.name) == kind]
+        own = _joined([given.get(source) for spec in members for source, _ in spec.sources])
+        bits = BITS.get(quantization, own.bits if own else None)
+        if own and own.bits == bits:
+            formats[kind] = own
+        elif bits:
+            formats[kind] = QuantFormat(bits, _group(members[0], GROUP[bits]), offsets=False)
+    return formats
+
+
+def quantized_specs(specs: Sequence[WeightSpec], formats: Formats) -> list[WeightSpec]:
+    """The same weights, those of a kind that has a format in it."""
+    return [replace(spec, form=formats.get(kind_of(spec.name))) for spec in specs]
+
+
+def describe(formats: Formats, dtype: str) -> str:
+    """The types of a model's matrices in words, such as ``int8``; ``dtype`` where none is quantized."""
+    return " and ".join(sorted({f"int{form.bits}" for form in formats.values()})) or dtype
+
+
+def _joined(given: Sequence[QuantFormat | None]) -> QuantFormat | None:
+    """The least format that holds the numbers of all; None where one is not quantized."""
+    known = [form for form in given if form is not None]
+    if len(known) < len(given):
+        return None
+    return QuantFormat(
+        max(form.bits for form in known), min(form.group for form in known), any(form.offsets for form in known)
+    )
+
+
+def _group(spec: WeightSpec, most: int) -> int:
+    columns = spec.shape[1]
+    for group in sorted(GROUPS, reverse=True):
+        if group <= most and columns % group == 0:
+            return group
+    raise ConfigError(
+        f"{spec.name} has {columns} columns, which make no groups of {', '.join(map(str, GROUPS))}; "
+        "load the model with --quantization none"
+    )

@@ -1,0 +1,140 @@
+"""mili.quantize_rows, mili.quantized_linear and mili.gather_quantized_rows in every format and instruction set."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from max.dtype import DType
+from max.graph import ops
+
+from python_layer.model.packing import pack_quantized_rows, quantized_shape
+from python_layer.model.quantized import QuantFormat, QuantizedRows
+from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor
+from tests.unit.kernels.isas import BEST, other_isas
+
+FEW_FORMATS = [QuantFormat(8, 32, False), QuantFormat(4, 128, True)]
+CASES = [(BEST, form) for form in [*FEW_FORMATS, QuantFormat(8, 64, True), QuantFormat(4, 32, False)]]
+CASES += [(isa, form) for isa in other_isas() for form in FEW_FORMATS]
+
+
+GROUP_BOUND = 0.5 / 127
+"""Most that rounding changes a number by, of the largest in its group."""
+
+
+@cache
+def runner(form: QuantFormat, isa: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray, int], list[np.ndarray]]:
+    """x, w, rows, outputs -> values, scales, linear, gathered rows."""
+
+    def build(inputs):
+        x, w, rows, _ = (value.tensor for value in inputs)
+        rounded = [tensor(DType.int8, "T", "K"), tensor(FLOAT, "T", "groups", 2)]
+        x_rounded = [value.tensor for value in ops.custom("mili.quantize_rows", DEVICE, [x], rounded)]
+        out, gathered = tensor(FLOAT, "T", "N"), tensor(FLOAT, "R", "K")
+        kind = {"bits": form.bits, "offsets": form.offsets}
+        linear = ops.custom("mili.quantized_linear", DEVICE, [*x_rounded, w], [out], {"isa": isa, **kind})
+        table = ops.custom("mili.gather_quantized_rows", DEVICE, [w, rows], [gathered], {"group": form.group, **kind})
+        return [*x_rounded, *linear, *table]
+
+    inputs = [
+        tensor(FLOAT, "T", "K"),
+        tensor(DType.uint8, "panels", "groups", "block"),
+        tensor(INT, "R"),
+        tensor(INT, "N"),  # only its size is used
+    ]
+    runner = OpRunner(inputs, build)
+    return lambda x, w, rows, outputs: runner(x, w, rows, np.zeros(outputs, np.int32))
+
+
+def random_rows(rng: np.random.Generator, rows: int, columns: int, form: QuantFormat) -> QuantizedRows:
+    """Every value and sign of scale occurs."""
+    groups = (rows, columns // form.group)
+    scales = rng.uniform(-0.1, 0.1, groups).astype(np.float16)
+    offsets = rng.uniform(-1, 1, groups).astype(np.float16) if form.offsets else None
+    values = rng.integers(0, 1 << form.bits, (rows, columns)).astype(np.uint8)
+    return QuantizedRows(values, scales, offsets, form.bits, form.group)
+
+
+def packed(w: QuantizedRows) -> np.ndarray:
+    """A matrix as the kernels want it, packed in two parts."""
+    target = np.zeros(quantized_shape(w.values.shape, w.format), np.uint8)
+    middle = len(w.values) // 3
+    for part in (slice(0, middle), slice(middle, None)):
+        offsets = None if w.offsets is None else w.offsets[part]
+        pack_quantized_rows(
+            replace(w, values=w.values[part], scales=w.scales[part], offsets=offsets), part.start, target
+        )
+    return target
+
+
+def name_of(case: tuple[str, QuantFormat]) -> str:
+    isa, form = case
+    return f"{isa}-{form.bits}bit-{form.group}{'-offsets' if form.offsets else ''}"
+
+
+@pytest.fixture(params=CASES, ids=name_of)
+def case(request: pytest.FixtureRequest) -> tuple[str, QuantFormat]:
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("rows", "outputs", "groups"), [(1, 1, 1), (2, 64, 3), (3, 65, 2), (13, 131, 2), (33, 3001, 1)]
+)
+def test_matches_reference(case: tuple[str, QuantFormat], rows: int, outputs: int, groups: int) -> None:
+    isa, form = case
+    rng = np.random.default_rng([rows, outputs])
+    x = rng.standard_normal((rows, groups * form.group)).astype(np.float32)
+    x[0, :32] *= 50  # another scale for one group
+    w = random_rows(rng, outputs, groups * form.group, form)
+    chosen = rng.integers(0, outputs, 9).astype(np.int32)
+
+    values, scales, linear, gathered = runner(form, isa)(x, packed(w), chosen, outputs)
+
+    grouped = x.reshape(rows, groups, -1)
+    largest = np.abs(grouped).max(2)
+    np.testing.assert_allclose(scales[..., 0], largest / 127, rtol=1e-6)
+    units = values.reshape(grouped.shape).astype(np.float64)
+    np.testing.assert_allclose(scales[..., 1], scales[..., 0] * units.sum(2), rtol=1e-6, atol=1e-6)
+    restored = units * scales[..., :1].astype(np.float64)
+    assert (np.abs(restored - grouped) <= (GROUP_BOUND + 1e-6) * largest[..., None]).all()
+
+    exact = w.dequantize().astype(np.float64)
+    x_seen = restored.reshape(x.shape)
+    expected = x_seen @ exact.T
+    # A float32 rounding for each term of a group's sum: the products', and that of what stands for zero.
+    tolerance = 2e-6 * (np.abs(x_seen) @ (np.abs(exact) + 13).T)
+    assert (np.abs(linear - expected) <= tolerance).all()
+    np.testing.assert_array_equal(gathered, w.dequantize()[chosen])
+
+
+@pytest.mark.parametrize("form", FEW_FORMATS, ids=lambda form: f"{form.bits}bit")
+def test_every_instruction_set_gives_the_same(form: QuantFormat) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((7, 256)).astype(np.float32)
+    w = packed(random_rows(rng, 200, 256, form))
+    first, *others = (runner(form, isa)(x, w, np.zeros(0, np.int32), 200)[2] for isa in [BEST, *other_isas()])
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-4, atol=1e-3)
+
+
+def test_a_row_never_depends_on_its_neighbours(case: tuple[str, QuantFormat]) -> None:
+    isa, form = case
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((70, 384)).astype(np.float32)
+    w = packed(random_rows(rng, 1030, 384, form))
+    none = np.zeros(0, np.int32)
+    run = runner(form, isa)
+    whole = run(x, w, none, 1030)[2]
+    for begin, end in [(0, 1), (69, 70), (3, 5), (10, 17), (1, 70), (20, 44)]:
+        np.testing.assert_array_equal(run(x[begin:end], w, none, 1030)[2], whole[begin:end])
+
+
+def test_zeros_and_no_rows(case: tuple[str, QuantFormat]) -> None:
+    isa, form = case
+    w = packed(random_rows(np.random.default_rng(2), 70, 128, form))
+    run = runner(form, isa)
+    zeros = run(np.zeros((2, 128), np.float32), w, np.zeros(0, np.int32), 70)
+    assert not any(result.any() for result in zeros)
+    empty = run(np.zeros((0, 128), np.float32), w, np.zeros(0, np.int32), 70)
+    assert empty[2].shape == (0, 70)
