@@ -161,7 +161,9 @@ def chat(
 @app.command()
 def serve(
     checkpoint: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="As --model.")] = None,
-    model: Annotated[str | None, _panel("Model", "Checkpoint folder, GGUF file or hub id; default: models/mili-tiny.")] = None,
+    model: Annotated[
+        str | None, _panel("Model", "Checkpoint folder, GGUF file or hub id; default: models/mili-tiny.")
+    ] = None,
     dtype: Annotated[str | None, _panel("Model", "Type of the matrices: auto, float32, bfloat16 or float16.")] = None,
     kv_dtype: Annotated[str | None, _panel("Model", "Type of the KV cache: auto, float32 or bfloat16.")] = None,
     compute_dtype: Annotated[

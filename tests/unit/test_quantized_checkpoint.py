@@ -1,6 +1,8 @@
 """FP8, AWQ and GPTQ layers: the numbers that their formats define, exactly where the format allows it."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,49 @@ def test_a_matrix_of_several_pieces(tmp_path: Path, name: str, monkeypatch: pyte
     spec = WeightSpec("x", (ROWS, COLUMNS), (("x.weight", (ROWS, COLUMNS)),))
     np.testing.assert_allclose(loader.load([spec], "float32")["x"], layer.exact, rtol=1e-6, atol=1e-8)
     assert len(reports) == -(-ROWS // 13) and reports[-1][0] == reports[-1][1]
+
+
+MEASURE = """
+import sys
+from python_layer.model.weight_loader import WeightLoader, WeightSpec
+
+def status(field):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+specs = [WeightSpec(f"w{i}", (8192, 2048), ((f"w{i}.weight", (8192, 2048)),)) for i in range(6)]
+before = status("VmRSS")
+weights = WeightLoader(sys.argv[1]).load(specs, "bfloat16")
+print(status("VmHWM") - before, status("RssFile"), weights.nbytes)
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        (AWQ_CONFIG, {"qweight": ("I32", [2048, 1024]), "qzeros": ("I32", [32, 1024]), "scales": ("F16", [32, 8192])}),
+        (FP8_CONFIG, {"weight": ("F8_E4M3", [8192, 2048]), "weight_scale_inv": ("F32", [64, 16])}),
+    ],
+    ids=["awq", "fp8"],
+)
+def test_memory_stays_near_the_size_of_the_weights(
+    tmp_path: Path, config: dict[str, Any], parts: dict[str, Any]
+) -> None:
+    header, end = {}, 0
+    for i in range(6):
+        for part, (dtype, shape) in parts.items():
+            begin, end = end, end + int(np.prod(shape)) * {"I32": 4, "F16": 2, "F8_E4M3": 1, "F32": 4}[dtype]
+            header[f"w{i}.{part}"] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config}), encoding="utf-8")
+    file = tmp_path / "model.safetensors"
+    write(file, {}, header)
+    with file.open("r+b") as out:
+        out.truncate(file.stat().st_size + end)  # zeros, which take no room on the disk
+    output = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+    peak, mapped, weights = map(int, output.stdout.split())
+    assert weights == 6 * 8192 * 2048 * 2
+    assert weights <= peak < weights + 80_000_000
+    assert mapped < 80_000_000
 
 
 # --- what is wrong is named ---------------------------------------------------------------------------------
