@@ -306,6 +306,51 @@ def test_parts_without_a_quantization_config_are_unexpected(tmp_path: Path) -> N
     assert "x.weight is missing" in message and "x.qweight is unexpected" in message
 
 
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "Qwen3-FP8": {
+        "activation_scheme": "dynamic",
+        "fmt": "e4m3",
+        "quant_method": "fp8",
+        "weight_block_size": [128, 128],
+        "modules_to_not_convert": ["lm_head", "model.layers.0.input_layernorm"],
+    },
+    "Qwen3-AWQ": {
+        "backend": "autoawq",
+        "bits": 4,
+        "do_fuse": False,
+        "exllama_config": None,
+        "fuse_max_seq_len": None,
+        "group_size": 128,
+        "modules_to_fuse": None,
+        "modules_to_not_convert": None,
+        "quant_method": "awq",
+        "version": "gemm",
+        "zero_point": True,
+    },
+    "Qwen3-GPTQ": {
+        "bits": 8,
+        "checkpoint_format": "gptq",
+        "desc_act": False,
+        "group_size": 128,
+        "lm_head": False,
+        "meta": {"damp_percent": 0.01, "quantizer": ["gptqmodel:2.2.0"]},
+        "pack_dtype": "int32",
+        "quant_method": "gptq",
+        "sym": True,
+    },
+}
+
+
+def with_quantization(config: Any) -> dict[str, Any]:
+    raw = {"model_type": "qwen3", "vocab_size": 8, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    return raw | {"num_attention_heads": 1, "head_dim": 64, "quantization_config": config}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_configurations_as_they_are_published(name: str) -> None:
+    assert Qwen3Config.from_dict(with_quantization(PUBLISHED[name])).hidden_size == 64
+
+
 CONFIGS: dict[str, tuple[Any, str]] = {
     "method": ({"quant_method": "bitsandbytes"}, "quant_method is 'bitsandbytes'; supported: fp8, awq, gptq"),
     "no method": ({"bits": 4}, "quant_method is missing; supported: fp8, awq, gptq"),
@@ -327,8 +372,5 @@ CONFIGS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_is_not_supported_is_refused_with_the_configuration(name: str) -> None:
     config, expected = CONFIGS[name]
-    raw = {"model_type": "qwen3", "vocab_size": 8, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
-    raw |= {"num_attention_heads": 1, "head_dim": 64}
-    assert Qwen3Config.from_dict(raw | {"quantization_config": AWQ_CONFIG}).hidden_size == 64
     with pytest.raises(ConfigError, match=expected):
-        Qwen3Config.from_dict(raw | {"quantization_config": config})
+        Qwen3Config.from_dict(with_quantization(config))
