@@ -291,10 +291,11 @@ def test_scales_beyond_float16_are_named(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_is_missing_hides_its_layers(tmp_path: Path) -> None:
-    save(tmp_path, AWQ_CONFIG, x=awq(values(), 64).parts)
+    """Those that are in it whole, and those that have a part of theirs in it."""
+    save(tmp_path, AWQ_CONFIG, x=without(awq(values(), 64).parts, "scales"))
     (tmp_path / "model.safetensors").rename(tmp_path / "one.safetensors")
-    parts = dict.fromkeys(["x.qweight", "x.qzeros", "x.scales"], "one.safetensors")
-    lost = dict.fromkeys(["y.qweight", "y.qzeros", "y.scales"], "two.safetensors")
+    parts = dict.fromkeys(["x.qweight", "x.qzeros"], "one.safetensors")
+    lost = dict.fromkeys(["x.scales", "y.qweight", "y.qzeros", "y.scales"], "two.safetensors")
     write_index(tmp_path, **parts, **lost)
     message = error_of(tmp_path, X, WeightSpec("y", (8, 64), (("y.weight", (8, 64)),)))
     assert message.endswith("can't be used: two.safetensors does not exist")
