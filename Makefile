@@ -1,5 +1,5 @@
 # The tasks of pixi.toml for machines without pixi: `make serve` and `make test` do all set-up themselves.
-# Set MODEL to a checkpoint folder or hub id to use it instead of the default model.
+# Set MODEL to a checkpoint folder, GGUF file or hub id to use it instead of the default model.
 
 VENV := .venv
 BIN := $(VENV)/bin

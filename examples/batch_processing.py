@@ -23,7 +23,7 @@ def main() -> None:
     """Loads the model, starts an engine and prints every answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("questions", nargs="*", default=QUESTIONS)
-    parser.add_argument("--model", help="checkpoint folder or hub id")
+    parser.add_argument("--model", help="checkpoint folder, GGUF file or hub id")
     parser.add_argument("--max-tokens", type=int, default=64)
     options = parser.parse_args()
 

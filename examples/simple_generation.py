@@ -16,7 +16,7 @@ def main() -> None:
     """Loads the model and prints its answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("question", nargs="?", default="What is the capital of France?")
-    parser.add_argument("--model", help="checkpoint folder or hub id")
+    parser.add_argument("--model", help="checkpoint folder, GGUF file or hub id")
     parser.add_argument("--max-tokens", type=int, default=64)
     options = parser.parse_args()
 

@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument(
         "question", nargs="?", default="Tell me a story that begins with: There once was a brave fox named Milo."
     )
-    parser.add_argument("--model", help="checkpoint folder or hub id")
+    parser.add_argument("--model", help="checkpoint folder, GGUF file or hub id")
     parser.add_argument("--max-tokens", type=int, default=160)
     parser.add_argument("--temperature", type=float, default=0.7)
     options = parser.parse_args()

@@ -38,7 +38,7 @@ def _panel(name: str, text: str) -> Any:
     return typer.Option(help=text, rich_help_panel=name)
 
 
-Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; default: models/mili-tiny.")]
+Model = Annotated[str | None, typer.Option(help="Checkpoint folder, GGUF file or hub id; default: models/mili-tiny.")]
 Dtype = Annotated[str | None, typer.Option(help="Type of the matrices: auto, float32, bfloat16 or float16.")]
 KVDtype = Annotated[str | None, typer.Option(help="Type of the KV cache: auto, float32 or bfloat16.")]
 Quantization = Annotated[str | None, typer.Option(help="auto (as the checkpoint is), none, int8 or int4.")]
@@ -169,7 +169,9 @@ def chat(
 @app.command()
 def serve(
     checkpoint: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="As --model.")] = None,
-    model: Annotated[str | None, _panel("Model", "Checkpoint folder or hub id; default: models/mili-tiny.")] = None,
+    model: Annotated[
+        str | None, _panel("Model", "Checkpoint folder, GGUF file or hub id; default: models/mili-tiny.")
+    ] = None,
     dtype: Annotated[str | None, _panel("Model", "Type of the matrices: auto, float32, bfloat16 or float16.")] = None,
     kv_dtype: Annotated[str | None, _panel("Model", "Type of the KV cache: auto, float32 or bfloat16.")] = None,
     quantization: Annotated[

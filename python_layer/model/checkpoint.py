@@ -59,7 +59,7 @@ def _assembled(folder: Path, plain: Mapping[str, PlainTensor], opened: Checkpoin
     quantization = read_quantization(folder)
     if quantization is None:
         return replace(opened, tensors=plain)
-    assembly = Assembly(plain, quantization)
+    assembly = Assembly(plain, quantization, opened.promised or ())
     promised = None
     if opened.promised is not None:
         # What a shard that can't be read should hold is promised under the names of its parts.

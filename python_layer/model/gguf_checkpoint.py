@@ -96,7 +96,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         "max_position_embeddings": get("context_length"),
         "attention_bias": "blk.0.attn_q.bias" in file.entries,
         "tie_word_embeddings": "output.weight" not in file.entries,
-        "eos_token_id": _ends(of),
+        "eos_token_id": _ends(file),
         "bos_token_id": of.get("tokenizer.ggml.bos_token_id"),
         "pad_token_id": of.get("tokenizer.ggml.padding_token_id"),
         "dtype": _dtype(file.entries),
@@ -117,12 +117,12 @@ def _rope_scaling(metadata: Mapping[str, Any], prefix: str) -> dict[str, Any] | 
     return {ROPE_FIELDS.get(name, name): value for name, value in given.items()}
 
 
-def _ends(metadata: Mapping[str, Any]) -> list[Any]:
+def _ends(file: GgufFile) -> list[Any]:
     """Tokens that end an answer: those the file names, and those of Qwen by name, as llama.cpp takes them."""
-    named = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
-    tokens = metadata.get("tokenizer.ggml.tokens", [])
-    spelled = [tokens.index(text) for text in END_TOKENS if text in tokens]
-    return list(dict.fromkeys(token for token in [*named, *spelled] if token is not None))
+    named = [file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
+    tokens = file.texts("tokenizer.ggml.tokens") or []
+    ends = [token for token in named if token is not None]
+    return ends + [i for i in (tokens.index(text) for text in END_TOKENS if text in tokens) if i not in ends]
 
 
 def _dtype(entries: Mapping[str, GgufEntry]) -> str:

@@ -1,4 +1,4 @@
-"""A checkpoint's folder on this machine, from a path or a Hugging Face hub id."""
+"""A checkpoint on this machine, from a path or a Hugging Face hub id."""
 
 import json
 import re
@@ -38,7 +38,9 @@ def resolve_model(path_or_hub_id: str | Path) -> Path:
     if is_file:
         raise ConfigError(f"{name} is a file; give the checkpoint's folder, or a .gguf file")
     if not HUB_ID.fullmatch(name):
-        raise ConfigError(f"the folder {name} does not exist; give a checkpoint's folder or a hub id (Qwen/Qwen3-0.6B)")
+        raise ConfigError(
+            f"the folder {name} does not exist; give a checkpoint's folder, a .gguf file or a hub id (Qwen/Qwen3-0.6B)"
+        )
     try:
         import huggingface_hub
     except ImportError:

@@ -154,7 +154,8 @@ def _round(
     """Fills ``values`` with the nearest to ``groups``; the sums of squared errors [g]."""
     zero = 1 << (bits - 1)
     exact = scales.astype(np.float32)[:, None]
-    steps = np.divide(groups, exact, out=np.zeros_like(groups), where=exact != 0)
+    # A scale that was rounded to zero has no inverse, and makes zeros of everything.
+    steps = groups * np.divide(1, exact, out=np.zeros_like(exact), where=exact != 0)
     np.rint(steps, out=steps)
     np.clip(steps, -zero, zero - 1, out=steps)
     np.add(steps, zero, out=values, casting="unsafe")

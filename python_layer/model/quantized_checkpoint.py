@@ -1,6 +1,6 @@
 """The matrices of a quantized safetensors checkpoint, each put together from its tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from python_layer.model.awq_gptq import AwqTensor, GptqTensor, Parts
 from python_layer.model.dtype_conversion import STORAGE
@@ -22,6 +22,7 @@ class Assembly:
     Args:
         plain: The tensors of the files.
         quantization: What they mean.
+        promised: Tensors that are not missing, though they are in none of the files that could be read.
 
     Attributes:
         tensors: The tensors; without the matrices that have something wrong with them.
@@ -29,12 +30,15 @@ class Assembly:
         broken: The names of those matrices.
     """
 
-    def __init__(self, plain: Mapping[str, PlainTensor], quantization: CheckpointQuantization) -> None:
+    def __init__(
+        self, plain: Mapping[str, PlainTensor], quantization: CheckpointQuantization, promised: Collection[str]
+    ) -> None:
         self.tensors: dict[str, TensorSource] = dict(plain)
         self.problems: list[str] = []
         self.broken: set[str] = set()
         self._plain = plain
         self._quantization = quantization
+        self._promised = promised
         for name, tensor in plain.items():
             if quantization.method == "fp8":
                 if name.endswith(".weight") and tensor.dtype == "float8_e4m3fn":
@@ -79,18 +83,19 @@ class Assembly:
         """Replaces the parts of a layer by its weight."""
         parts = {part: self._plain.get(layer + part) for part in wanted}
         found = {part: tensor for part, tensor in parts.items() if tensor is not None}
-        problems = [f"{layer}{part} is missing" for part, tensor in parts.items() if tensor is None]
+        lost = [layer + part for part, tensor in parts.items() if tensor is None]
+        problems = [f"{name} is missing" for name in lost if name not in self._promised]
         for part, tensor in found.items():
             shape, dtypes = wanted[part]
             if tensor.shape != shape:
                 problems.append(f"{layer}{part} has shape {list(tensor.shape)}; it must be {list(shape)}")
             elif tensor.dtype not in dtypes:
                 problems.append(f"{layer}{part} has type {tensor.dtype}; it must be {' or '.join(dtypes)}")
-        if not problems and "g_idx" in found:
+        if not problems and not lost and "g_idx" in found:
             group_of, groups = found["g_idx"].whole(), found["scales"].shape[0]
             if group_of.min() < 0 or group_of.max() >= groups:
                 problems.append(f"{layer}g_idx points beyond the {groups} groups there are")
-        if problems:
+        if problems or lost:
             self._refuse(layer, wanted, *problems)
             return
         self._remove(layer, wanted)

@@ -127,7 +127,8 @@ class Qwen3Model:
     @property
     def name(self) -> str:
         """The name of the checkpoint's folder, or of its GGUF file without the ending."""
-        return self.folder.resolve().name.removesuffix(".gguf")
+        # The hub's cache links files to others whose names are digests.
+        return self.folder.stem if self.folder.is_file() else self.folder.resolve().name
 
     @property
     def matrix_format(self) -> str:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -177,8 +178,12 @@ class WeightLoader:
                 self._cache.write(slot, made_from, block)
         return LoadedWeights(arrays, dtypes, offsets[-1])
 
+    @cached_property
+    def _checkpoint(self) -> Checkpoint:
+        return open_checkpoint(self.path)
+
     def _checked(self, specs: Sequence[WeightSpec], unused: Collection[str]) -> Checkpoint:
-        checkpoint = open_checkpoint(self.path)
+        checkpoint = self._checkpoint
         problems = [*checkpoint.problems, *_misfits(specs, checkpoint, unused)]
         if problems:
             more = len(problems) - MOST_PROBLEMS

@@ -24,16 +24,15 @@ def read_gguf_tokenizer(path: Path) -> TokenizerData:
         TokenizerError: It is missing, damaged, or not Qwen's.
         WeightError: The file can't be read.
     """
-    metadata = GgufFile(path).metadata
-    fields: dict[str, Any] = {key.removeprefix(PREFIX): value for key, value in metadata.items()}
+    file = GgufFile(path)
+    fields: dict[str, Any] = {key.removeprefix(PREFIX): value for key, value in file.metadata.items()}
     for name, supported in (("model", "gpt2"), ("pre", "qwen2")):
         if fields.get(name) != supported:
             raise TokenizerError(f"{path}: {PREFIX}{name} is {fields.get(name)!r}; supported: {supported!r}")
     for name in ("add_bos_token", "add_eos_token", "add_space_prefix"):
         if fields.get(name):
             raise TokenizerError(f"{path}: {PREFIX}{name} is true, which is not supported")
-    tokens, merges = _texts(fields.get("tokens")), _texts(fields.get("merges", []))
-    types = fields.get("token_type")
+    tokens, merges, types = file.texts(f"{PREFIX}tokens"), file.texts(f"{PREFIX}merges"), fields.get("token_type")
     if tokens is None or merges is None:
         raise TokenizerError(f"{path} lacks {PREFIX}tokens or {PREFIX}merges, or they are no texts")
     if not isinstance(types, list) or len(types) != len(tokens):
@@ -64,18 +63,14 @@ def read_gguf_template(path: Path) -> tuple[str, dict[str, str | None]]:
         TokenizerError: The file has none.
         WeightError: The file can't be read.
     """
-    metadata = GgufFile(path).metadata
-    source = metadata.get("tokenizer.chat_template")
+    file = GgufFile(path)
+    source = file.metadata.get("tokenizer.chat_template")
     if not isinstance(source, str):
         raise TokenizerError(f"{path} has no chat template, tokenizer.chat_template")
-    tokens = metadata.get(f"{PREFIX}tokens", [])
+    tokens = file.texts(f"{PREFIX}tokens") or []
 
     def text(name: str) -> str | None:
-        number = metadata.get(f"{PREFIX}{name}_token_id")
+        number = file.metadata.get(f"{PREFIX}{name}_token_id")
         return tokens[number] if type(number) is int and 0 <= number < len(tokens) else None
 
     return source, {"bos_token": text("bos"), "eos_token": text("eos"), "pad_token": text("padding")}
-
-
-def _texts(value: Any) -> list[str] | None:
-    return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else None

@@ -115,8 +115,9 @@ class GgufFile:
             raise self._error(f"is a GGUF file of version {version}; supported: 2 and 3, little endian")
         tensors, entries = self._number(U64), self._number(U64)
         metadata = dict(self._unique(entries, lambda: self._value(self._number(U32))))
-        if metadata.get("split.count", 0) > 1:
-            raise self._error(f"is one of {metadata['split.count']} parts; join them with llama-gguf-split --merge")
+        parts = metadata.get("split.count")
+        if isinstance(parts, int) and parts > 1:
+            raise self._error(f"is one of {parts} parts; join them with llama-gguf-split --merge")
         alignment = metadata.get("general.alignment", 32)
         if type(alignment) is not int or alignment < 1:
             raise ValueError(f"general.alignment is {alignment!r}")
@@ -198,6 +199,11 @@ class GgufFile:
         for (before, first), (name, second) in pairwise(ordered):
             if second.begin < first.end:
                 raise ValueError(f"{before} and {name} overlap")
+
+    def texts(self, key: str) -> list[str] | None:
+        """A list of texts in the metadata; None where there is no such thing."""
+        value = self.metadata.get(key)
+        return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else None
 
     def _error(self, what: str) -> WeightError:
         return WeightError(f"{self.path.name} {what}")

@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     profile: Literal["development", "staging", "production"] | None = Field(
         None, description="A file of config/profiles to read after the others."
     )
-    model: str | None = Field(None, description="Checkpoint folder or hub id; none is models/mili-tiny.")
+    model: str | None = Field(None, description="Checkpoint folder, GGUF file or hub id; none is models/mili-tiny.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Type of the matrices.")
     kv_dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Type of the KV cache.")
     quantization: Literal["auto", "none", "int8", "int4"] = Field(

@@ -1,5 +1,6 @@
 """GGUF files: tensors, configuration and tokenizer against ggml's own package, and files that are broken."""
 
+import contextlib
 import json
 import struct
 from pathlib import Path
@@ -16,7 +17,8 @@ from python_layer.model.quantized import QuantFormat
 from python_layer.model.tensor_source import TensorSource
 from python_layer.model.weight_loader import WeightLoader, WeightSpec
 from python_layer.tokenizer import ChatTemplate, QwenTokenizer
-from python_layer.utils.errors import ConfigError, TokenizerError, WeightError
+from python_layer.tokenizer.qwen_tokenizer import byte_characters
+from python_layer.utils.errors import ConfigError, MiliError, TokenizerError, WeightError
 from python_layer.utils.gguf_file import GgufFile
 from tests.unit.gguf_writer import (
     Stored,
@@ -243,6 +245,48 @@ def test_damaged_bytes_never_surprise(tmp_path: Path) -> None:
         except WeightError:
             refused += 1
     assert refused > 50
+
+
+def test_damaged_metadata_never_surprises(tmp_path: Path) -> None:
+    """Likewise for what is made of it: configuration, tokenizer and template."""
+    vocabulary = list(byte_characters().values())
+    metadata = config_metadata(RAW) | {
+        **{f"tokenizer.ggml.{key}": value for key, value in {"model": "gpt2", "pre": "qwen2"}.items()},
+        "tokenizer.ggml.tokens": [*vocabulary, "<|im_end|>"],
+        "tokenizer.ggml.token_type": [1] * 256 + [3],
+        "tokenizer.ggml.merges": [" ".join(vocabulary[:2])],
+        "tokenizer.ggml.eos_token_id": 256,
+        "tokenizer.chat_template": "{{ messages }}",
+    }
+    metadata["tokenizer.ggml.tokens"].append("".join(vocabulary[:2]))
+    metadata["tokenizer.ggml.token_type"].append(1)
+    file = write_gguf(
+        tmp_path / "x.gguf", {"token_embd.weight": stored(np.ones((258, 32), np.float32), "Q8_0")}, metadata
+    )
+    content, rng, refused = file.read_bytes(), Random(1), 0
+    readers = (Qwen3Config.from_pretrained, QwenTokenizer.from_pretrained, ChatTemplate.from_pretrained)
+    for reader in readers:
+        reader(file)
+    for _ in range(300):
+        changed = bytearray(content)
+        changed[rng.randrange(GgufFile(file).entries["token_embd.weight"].begin)] ^= 1 << rng.randrange(8)
+        (tmp_path / "broken.gguf").write_bytes(changed)
+        for reader in readers:
+            try:
+                reader(tmp_path / "broken.gguf")
+            except MiliError:
+                refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    "key", ["split.count", "general.alignment", "tokenizer.ggml.tokens", "tokenizer.ggml.eos_token_id"]
+)
+def test_metadata_of_another_type_is_refused_or_ignored(tmp_path: Path, key: str) -> None:
+    file = write_gguf(tmp_path / "x.gguf", EMBEDDING, config_metadata(RAW) | {key: "text"})
+    for reader in (Qwen3Config.from_pretrained, QwenTokenizer.from_pretrained, ChatTemplate.from_pretrained):
+        with contextlib.suppress(MiliError):
+            reader(file)
 
 
 def test_what_is_no_gguf_file_or_not_a_whole_one(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """FP8, AWQ and GPTQ layers: the numbers that their formats define, exactly where the format allows it."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,6 +167,49 @@ def test_a_matrix_of_several_pieces(tmp_path: Path, name: str, monkeypatch: pyte
     assert len(reports) == -(-ROWS // 13) and reports[-1][0] == reports[-1][1]
 
 
+MEASURE = """
+import sys
+from python_layer.model.weight_loader import WeightLoader, WeightSpec
+
+def status(field):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+specs = [WeightSpec(f"w{i}", (8192, 2048), ((f"w{i}.weight", (8192, 2048)),)) for i in range(6)]
+before = status("VmRSS")
+weights = WeightLoader(sys.argv[1]).load(specs, "bfloat16")
+print(status("VmHWM") - before, status("RssFile"), weights.nbytes)
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        (AWQ_CONFIG, {"qweight": ("I32", [2048, 1024]), "qzeros": ("I32", [32, 1024]), "scales": ("F16", [32, 8192])}),
+        (FP8_CONFIG, {"weight": ("F8_E4M3", [8192, 2048]), "weight_scale_inv": ("F32", [64, 16])}),
+    ],
+    ids=["awq", "fp8"],
+)
+def test_memory_stays_near_the_size_of_the_weights(
+    tmp_path: Path, config: dict[str, Any], parts: dict[str, Any]
+) -> None:
+    header, end = {}, 0
+    for i in range(6):
+        for part, (dtype, shape) in parts.items():
+            begin, end = end, end + int(np.prod(shape)) * {"I32": 4, "F16": 2, "F8_E4M3": 1, "F32": 4}[dtype]
+            header[f"w{i}.{part}"] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config}), encoding="utf-8")
+    file = tmp_path / "model.safetensors"
+    write(file, {}, header)
+    with file.open("r+b") as out:
+        out.truncate(file.stat().st_size + end)  # zeros, which take no room on the disk
+    output = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+    peak, mapped, weights = map(int, output.stdout.split())
+    assert weights == 6 * 8192 * 2048 * 2
+    assert weights <= peak < weights + 80_000_000
+    assert mapped < 80_000_000
+
+
 # --- what is wrong is named ---------------------------------------------------------------------------------
 
 X = WeightSpec("x", (ROWS, COLUMNS), (("x.weight", (ROWS, COLUMNS)),))
@@ -246,10 +291,11 @@ def test_scales_beyond_float16_are_named(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_is_missing_hides_its_layers(tmp_path: Path) -> None:
-    save(tmp_path, AWQ_CONFIG, x=awq(values(), 64).parts)
+    """Those that are in it whole, and those that have a part of theirs in it."""
+    save(tmp_path, AWQ_CONFIG, x=without(awq(values(), 64).parts, "scales"))
     (tmp_path / "model.safetensors").rename(tmp_path / "one.safetensors")
-    parts = dict.fromkeys(["x.qweight", "x.qzeros", "x.scales"], "one.safetensors")
-    lost = dict.fromkeys(["y.qweight", "y.qzeros", "y.scales"], "two.safetensors")
+    parts = dict.fromkeys(["x.qweight", "x.qzeros"], "one.safetensors")
+    lost = dict.fromkeys(["x.scales", "y.qweight", "y.qzeros", "y.scales"], "two.safetensors")
     write_index(tmp_path, **parts, **lost)
     message = error_of(tmp_path, X, WeightSpec("y", (8, 64), (("y.weight", (8, 64)),)))
     assert message.endswith("can't be used: two.safetensors does not exist")
@@ -259,6 +305,51 @@ def test_parts_without_a_quantization_config_are_unexpected(tmp_path: Path) -> N
     write(tmp_path / "model.safetensors", {"x.qweight": ("int32", np.zeros((2, 2), np.int32))})
     message = error_of(tmp_path, X)
     assert "x.weight is missing" in message and "x.qweight is unexpected" in message
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "Qwen3-FP8": {
+        "activation_scheme": "dynamic",
+        "fmt": "e4m3",
+        "quant_method": "fp8",
+        "weight_block_size": [128, 128],
+        "modules_to_not_convert": ["lm_head", "model.layers.0.input_layernorm"],
+    },
+    "Qwen3-AWQ": {
+        "backend": "autoawq",
+        "bits": 4,
+        "do_fuse": False,
+        "exllama_config": None,
+        "fuse_max_seq_len": None,
+        "group_size": 128,
+        "modules_to_fuse": None,
+        "modules_to_not_convert": None,
+        "quant_method": "awq",
+        "version": "gemm",
+        "zero_point": True,
+    },
+    "Qwen3-GPTQ": {
+        "bits": 8,
+        "checkpoint_format": "gptq",
+        "desc_act": False,
+        "group_size": 128,
+        "lm_head": False,
+        "meta": {"damp_percent": 0.01, "quantizer": ["gptqmodel:2.2.0"]},
+        "pack_dtype": "int32",
+        "quant_method": "gptq",
+        "sym": True,
+    },
+}
+
+
+def with_quantization(config: Any) -> dict[str, Any]:
+    raw = {"model_type": "qwen3", "vocab_size": 8, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    return raw | {"num_attention_heads": 1, "head_dim": 64, "quantization_config": config}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_configurations_as_they_are_published(name: str) -> None:
+    assert Qwen3Config.from_dict(with_quantization(PUBLISHED[name])).hidden_size == 64
 
 
 CONFIGS: dict[str, tuple[Any, str]] = {
@@ -282,8 +373,5 @@ CONFIGS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_is_not_supported_is_refused_with_the_configuration(name: str) -> None:
     config, expected = CONFIGS[name]
-    raw = {"model_type": "qwen3", "vocab_size": 8, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
-    raw |= {"num_attention_heads": 1, "head_dim": 64}
-    assert Qwen3Config.from_dict(raw | {"quantization_config": AWQ_CONFIG}).hidden_size == 64
     with pytest.raises(ConfigError, match=expected):
-        Qwen3Config.from_dict(raw | {"quantization_config": config})
+        Qwen3Config.from_dict(with_quantization(config))
