@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from python_layer.model.quantized import GROUPS, QuantFormat
+from python_layer.model.quantized import QuantFormat
 from python_layer.model.weight_loader import WeightSpec
 from python_layer.utils.errors import ConfigError
 
 BITS = {"int8": 8, "int4": 4}
 QUANTIZATIONS = ("auto", "none", *BITS)
 
-GROUP = {8: 64, 4: 32}
-"""Columns that share a scale where the checkpoint does not say, by bits."""
+GROUP = 32
+"""Columns that share a scale where the checkpoint does not say."""
 
 Formats = Mapping[str, QuantFormat]
 """By kind of matrix; others are not quantized."""
@@ -48,7 +48,12 @@ def matrix_formats(
         if own and own.bits == bits:
             formats[kind] = own
         elif bits:
-            formats[kind] = QuantFormat(bits, _group(members[0], GROUP[bits]), offsets=False)
+            formats[kind] = QuantFormat(bits, GROUP, offsets=False)
+            if members[0].shape[1] % GROUP:
+                raise ConfigError(
+                    f"{members[0].name} has {members[0].shape[1]} columns, which make no groups of {GROUP}; "
+                    "load the model with --quantization none"
+                )
     return formats
 
 
@@ -69,15 +74,4 @@ def _joined(given: Sequence[QuantFormat | None]) -> QuantFormat | None:
         return None
     return QuantFormat(
         max(form.bits for form in known), min(form.group for form in known), any(form.offsets for form in known)
-    )
-
-
-def _group(spec: WeightSpec, most: int) -> int:
-    columns = spec.shape[1]
-    for group in sorted(GROUPS, reverse=True):
-        if group <= most and columns % group == 0:
-            return group
-    raise ConfigError(
-        f"{spec.name} has {columns} columns, which make no groups of {', '.join(map(str, GROUPS))}; "
-        "load the model with --quantization none"
     )

@@ -14,7 +14,7 @@ from python_layer.model.weight_loader import LoadedWeights, WeightLoader, Weight
 from python_layer.utils.errors import ConfigError
 from tests.unit.safetensors_writer import float32, write
 
-INT8, INT4, AWQ = QuantFormat(8, 64, False), QuantFormat(4, 32, False), QuantFormat(4, 128, True)
+INT8, INT4, AWQ = QuantFormat(8, 32, False), QuantFormat(4, 32, False), QuantFormat(4, 128, True)
 
 
 def specs(columns: int = 128) -> list[WeightSpec]:
@@ -48,7 +48,7 @@ def every(form: QuantFormat | None) -> dict[str, QuantFormat | None]:
         ("none", every(AWQ), {}),
         ("int8", {}, {"qkv": INT8}),
         ("int8", every(AWQ), {"qkv": INT8}),
-        ("int8", every(QuantFormat(8, 32, False)), {"qkv": QuantFormat(8, 32, False)}),
+        ("int8", every(QuantFormat(8, 128, True)), {"qkv": QuantFormat(8, 128, True)}),
         ("int4", every(INT8), {"qkv": INT4}),
         ("int4", every(AWQ), {"qkv": AWQ}),
     ],
@@ -58,7 +58,7 @@ def test_formats(quantization: str, given: dict, expected: dict) -> None:
 
 
 def test_columns_must_make_groups() -> None:
-    assert matrix_formats("int8", specs(96), {}) == {"qkv": QuantFormat(8, 32, False)}
+    assert matrix_formats("int8", specs(96), {}) == {"qkv": INT8}
     with pytest.raises(ConfigError, match=r"100 columns.*--quantization none"):
         matrix_formats("int8", specs(100), {})
     with pytest.raises(ConfigError, match=r"int3.*int4"):
