@@ -42,6 +42,7 @@ def _panel(name: str, text: str) -> Any:
 Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; default: models/mili-tiny.")]
 Dtype = Annotated[str | None, typer.Option(help="Type of the matrices: auto, float32, bfloat16 or float16.")]
 KVDtype = Annotated[str | None, typer.Option(help="Type of the KV cache: auto, float32 or bfloat16.")]
+Threads = Annotated[int | None, typer.Option(help="Threads that compute; 0 is one per physical core.")]
 PageSize = Annotated[int | None, typer.Option(help="Positions per page of the KV cache.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Most tokens to generate.")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
@@ -81,6 +82,7 @@ def generate(
     dtype: Dtype = None,
     kv_dtype: KVDtype = None,
     page_size: PageSize = None,
+    threads: Threads = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -93,7 +95,7 @@ def generate(
     """Continue a prompt."""
     ids = _prompt(prompt, token_ids)
     settings = load_settings(
-        {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "page_size": page_size}
+        {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "page_size": page_size, "threads": threads}
         | {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     )
     engine = _load(settings)
@@ -141,6 +143,7 @@ def chat(
     model: Model = None,
     dtype: Dtype = None,
     kv_dtype: KVDtype = None,
+    threads: Threads = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -153,7 +156,7 @@ def chat(
     """Talk to the model in the terminal."""
     from python_layer.chat import run_chat
 
-    flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "max_tokens": max_tokens}
+    flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "threads": threads, "max_tokens": max_tokens}
     settings = load_settings(flags | {"temperature": temperature, "top_p": top_p, "top_k": top_k})
     run_chat(_load(settings), settings, system, settings.enable_thinking if think is None else think)
 
@@ -168,6 +171,7 @@ def serve(
         str | None, _panel("Model", "auto (bfloat16 on CPUs with AVX512-BF16), float32, bfloat16.")
     ] = None,
     page_size: Annotated[int | None, _panel("Model", "Positions per page of the KV cache.")] = None,
+    threads: Annotated[int | None, _panel("Model", "Threads that compute; 0 is one per physical core.")] = None,
     kv_cache_memory: Annotated[float | None, _panel("Engine", "GiB of the KV cache; default: by free memory.")] = None,
     swap_memory: Annotated[float | None, _panel("Engine", "GiB for pages of preempted requests; 0 recomputes.")] = None,
     prefix_caching: Annotated[bool | None, _panel("Engine", "Share common beginnings of requests.")] = None,
@@ -246,11 +250,17 @@ def config(
 
 
 @app.command()
-def info(model: Model = None, dtype: Dtype = None, kv_dtype: KVDtype = None, page_size: PageSize = None) -> None:
+def info(
+    model: Model = None,
+    dtype: Dtype = None,
+    kv_dtype: KVDtype = None,
+    page_size: PageSize = None,
+    threads: Threads = None,
+) -> None:
     """Show a model's configuration, its parameters, the memory it needs and the CPU path it would run on."""
     from python_layer.model.summary import model_summary
 
-    flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "page_size": page_size}
+    flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "page_size": page_size, "threads": threads}
     table = Table(show_header=False, box=None)
     for name, value in model_summary(load_settings(flags)).items():
         table.add_row(name, value)
@@ -357,7 +367,8 @@ def _load(settings: Settings) -> Any:
     times = engine.load_times
     how = "from cache" if times.compile_cached else "cold"
     notes.print(
-        f"[dim]{engine.name}: {engine.config.num_parameters / 1e6:,.1f} M parameters, {engine.dtype}, {vector_isa()}; "
+        f"[dim]{engine.name}: {engine.config.num_parameters / 1e6:,.1f} M parameters, {engine.dtype}, {vector_isa()}, "
+        f"{engine.threads} thread{'s' if engine.threads > 1 else ''}; "
         f"weights {times.load_s:.1f} s, compilation {times.compile_s:.1f} s ({how})[/dim]"
     )
     return engine

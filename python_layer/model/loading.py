@@ -25,4 +25,5 @@ def load_model(settings: Settings, progress: Progress | None = None) -> Qwen3Mod
         kv_dtype=settings.kv_dtype,
         compute_dtype=settings.compute_dtype,
         page_size=settings.page_size,
+        threads=settings.threads,
     )

@@ -11,6 +11,7 @@ from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import model_path
 from python_layer.model.precision import resolve_dtypes
 from python_layer.model.weights import weight_specs
+from python_layer.utils.cores import choose_threads
 from python_layer.utils.cpu import cpu_description, vector_isa
 from python_layer.utils.settings import Settings
 
@@ -39,6 +40,7 @@ def model_summary(settings: Settings) -> dict[str, str]:
         f"{_megabytes(layout.page_bytes * layout.pages_for(context))} for the whole context of {context:,} tokens",
         "CPU": cpu_description().get("model name", "unknown"),
         "CPU path": vector_isa(),
+        "threads": str(choose_threads(settings.threads)),
     }
 
 

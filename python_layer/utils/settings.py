@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="What is multiplied with bfloat16 matrices; auto is bfloat16 on CPUs with AVX512-BF16."
     )
+    threads: int = Field(0, ge=0, description="Threads that compute; 0 is one per physical core.")
     page_size: int = Field(16, ge=1, le=1024, description="Positions per page of the KV cache.")
     kv_cache_memory: float | None = Field(
         None, gt=0, description="GiB of the KV cache; none is a share of the memory that is free."
