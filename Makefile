@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 TRAIN_STAMP := $(VENV)/.installed-train
 MODEL ?=
 PORT ?=
+PEERS ?=
 NEW_TOKENS ?= 128
 # Shells and compilers' environments export these two with meanings of their own: only `make HOST=...` counts.
 HOST :=
@@ -17,7 +18,7 @@ override PROMPT := $(value PROMPT)
 export MODEL HOST PORT PROMPT
 MODEL_FLAG = $${MODEL:+--model "$$MODEL"}
 
-.PHONY: help setup build serve generate chat test lint bench load-test fuzz flood screenshots clean
+.PHONY: help setup build serve generate chat test lint bench load-test fuzz flood screenshots clean bench-peers
 .PHONY: train-setup train-tokenizer train-data train evaluate
 
 help: ## Show the tasks
@@ -69,6 +70,9 @@ bench: build ## Measure the kernels and the whole model (MODEL=, NEW_TOKENS=)
 
 screenshots: build ## Take the pictures of docs/images (needs Chromium)
 	@$(BIN)/python -m tests.page.screenshots
+
+bench-peers: build ## MILI beside llama.cpp, OpenVINO and transformers, which it sets up (PEERS="--only ... --rounds ...")
+	@$(BIN)/python -m tests.performance.peers $(PEERS)
 
 load-test: build ## 1,000 requests at 50 and at 256 at once, then with half the clients leaving (MODEL=)
 	@$(BIN)/python tests/performance/load_test.py $(MODEL_FLAG) --concurrent 50
