@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TASKS = {"setup", "serve", "generate", "chat", "test", "lint", "bench", "build"}
 # Tasks that need much time or a browser, which only the Makefile has.
 LONG = {
+    "bench-peers",
     "load-test",
     "fuzz",
     "flood",
