@@ -9,6 +9,7 @@ MODEL ?=
 REFERENCE ?=
 CANDIDATE ?=
 PORT ?=
+PEERS ?=
 NEW_TOKENS ?= 128
 # Shells and compilers' environments export these two with meanings of their own: only `make HOST=...` counts.
 HOST :=
@@ -19,7 +20,8 @@ override PROMPT := $(value PROMPT)
 export MODEL HOST PORT PROMPT REFERENCE CANDIDATE
 MODEL_FLAG = $${MODEL:+--model "$$MODEL"}
 
-.PHONY: help setup build serve generate chat test test-isas lint bench quality load-test fuzz flood screenshots clean
+.PHONY: help setup build serve generate chat test test-isas lint bench bench-peers quality load-test fuzz flood
+.PHONY: screenshots clean
 .PHONY: train-setup train-tokenizer train-data train evaluate
 
 help: ## Show the tasks
@@ -77,6 +79,9 @@ quality: build ## Compare the answers of two settings of a model (REFERENCE=, CA
 
 screenshots: build ## Take the pictures of docs/images (needs Chromium)
 	@$(BIN)/python -m tests.page.screenshots
+
+bench-peers: build ## MILI beside llama.cpp, OpenVINO and transformers, which it sets up (PEERS="--only ... --rounds ...")
+	@$(BIN)/python -m tests.performance.peers $(PEERS)
 
 load-test: build ## 1,000 requests at 50 and at 256 at once, then with half the clients leaving (MODEL=)
 	@$(BIN)/python tests/performance/load_test.py $(MODEL_FLAG) --concurrent 50

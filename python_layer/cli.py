@@ -42,6 +42,7 @@ Model = Annotated[str | None, typer.Option(help="Checkpoint folder, GGUF file or
 Dtype = Annotated[str | None, typer.Option(help="Type of the matrices: auto, float32, bfloat16 or float16.")]
 KVDtype = Annotated[str | None, typer.Option(help="Type of the KV cache: auto, float32 or bfloat16.")]
 Quantization = Annotated[str | None, typer.Option(help="auto (as the checkpoint is), none, int8 or int4.")]
+Threads = Annotated[int | None, typer.Option(help="Threads that compute; 0 is one per physical core.")]
 PageSize = Annotated[int | None, typer.Option(help="Positions per page of the KV cache.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Most tokens to generate.")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
@@ -82,6 +83,7 @@ def generate(
     kv_dtype: KVDtype = None,
     quantization: Quantization = None,
     page_size: PageSize = None,
+    threads: Threads = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -94,7 +96,8 @@ def generate(
     """Continue a prompt."""
     ids = _prompt(prompt, token_ids)
     settings = load_settings(
-        {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "quantization": quantization, "page_size": page_size}
+        {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "quantization": quantization, "threads": threads}
+        | {"page_size": page_size}
         | {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     )
     engine = _load(settings)
@@ -143,6 +146,7 @@ def chat(
     dtype: Dtype = None,
     kv_dtype: KVDtype = None,
     quantization: Quantization = None,
+    threads: Threads = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -155,14 +159,9 @@ def chat(
     """Talk to the model in the terminal."""
     from python_layer.chat import run_chat
 
-    flags = {
-        "model": model,
-        "dtype": dtype,
-        "kv_dtype": kv_dtype,
-        "quantization": quantization,
-        "max_tokens": max_tokens,
-    }
-    settings = load_settings(flags | {"temperature": temperature, "top_p": top_p, "top_k": top_k})
+    flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "quantization": quantization, "threads": threads}
+    answers = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    settings = load_settings(flags | answers)
     run_chat(_load(settings), settings, system, settings.enable_thinking if think is None else think)
 
 
@@ -183,6 +182,7 @@ def serve(
     ] = None,
     cpu_isa: Annotated[str | None, _panel("Model", "Instruction set of linear layers; default: the fastest.")] = None,
     page_size: Annotated[int | None, _panel("Model", "Positions per page of the KV cache.")] = None,
+    threads: Annotated[int | None, _panel("Model", "Threads that compute; 0 is one per physical core.")] = None,
     kv_cache_memory: Annotated[float | None, _panel("Engine", "GiB of the KV cache; default: by free memory.")] = None,
     swap_memory: Annotated[float | None, _panel("Engine", "GiB for pages of preempted requests; 0 recomputes.")] = None,
     prefix_caching: Annotated[bool | None, _panel("Engine", "Share common beginnings of requests.")] = None,
@@ -267,11 +267,13 @@ def info(
     kv_dtype: KVDtype = None,
     quantization: Quantization = None,
     page_size: PageSize = None,
+    threads: Threads = None,
 ) -> None:
     """Show a model's configuration, its parameters, the memory it needs and the CPU path it would run on."""
     from python_layer.model.summary import model_summary
 
-    flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "quantization": quantization, "page_size": page_size}
+    flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "quantization": quantization, "threads": threads}
+    flags |= {"page_size": page_size}
     table = Table(show_header=False, box=None)
     for name, value in model_summary(load_settings(flags)).items():
         table.add_row(name, value)
@@ -379,6 +381,7 @@ def _load(settings: Settings) -> Any:
     how = "from cache" if times.compile_cached else "cold"
     notes.print(
         f"[dim]{engine.name}: {engine.config.num_parameters / 1e6:,.1f} M parameters, {engine.matrix_format}, "
-        f"{engine.isa}; weights {times.load_s:.1f} s, compilation {times.compile_s:.1f} s ({how})[/dim]"
+        f"{engine.isa}, {engine.threads} thread{'s' if engine.threads > 1 else ''}; "
+        f"weights {times.load_s:.1f} s, compilation {times.compile_s:.1f} s ({how})[/dim]"
     )
     return engine

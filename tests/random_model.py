@@ -66,7 +66,7 @@ def _write_model(folder: Path, seed: int) -> None:
         "torch_dtype": "bfloat16",
     }
     _write_json(folder / "config.json", raw)
-    _write_weights(folder / "model.safetensors", Qwen3Config.from_dict(raw), seed)
+    write_weights(folder / "model.safetensors", Qwen3Config.from_dict(raw), seed)
     added = [
         {"id": first_special + i, "content": token, "special": True, "normalized": False}
         | {"lstrip": False, "rstrip": False, "single_word": False}
@@ -92,7 +92,7 @@ def _write_model(folder: Path, seed: int) -> None:
     )
 
 
-def _write_weights(file: Path, config: Qwen3Config, seed: int) -> None:
+def write_weights(file: Path, config: Qwen3Config, seed: int) -> None:
     """The checkpoint's tensors, bfloat16: small normal weights, norms about 1."""
     rng = np.random.default_rng(seed)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}

@@ -1,14 +1,14 @@
-"""Splits independent work over the cores of the CPU, when it is worth it."""
+"""Splits independent work over the threads of MAX's pool, when it is worth it."""
 
 from std.math import ceildiv
-from std.sys import num_physical_cores
+from std.runtime import parallelism_level
 from max.algorithm import sync_parallelize
 
 comptime MIN_WORK_PER_TASK = 64 * 1024
 """Operations a task needs before waking a thread for it pays (some 10 us)."""
 
-comptime TASKS_PER_CORE = 2
-"""More tasks than cores, so that a core that is held up does not hold up the rest."""
+comptime TASKS_PER_THREAD = 2
+"""More tasks than threads, so that a thread that is held up does not hold up the rest."""
 
 
 def task_count(items: Int, work_per_item: Int) -> Int:
@@ -22,7 +22,8 @@ def task_count(items: Int, work_per_item: Int) -> Int:
         Between 1 and `items`; 1 where threads would cost more than they save.
     """
     var by_work = (items * work_per_item) // MIN_WORK_PER_TASK
-    var most = min(items, num_physical_cores() * TASKS_PER_CORE)
+    var threads = parallelism_level()
+    var most = min(items, threads * TASKS_PER_THREAD) if threads > 1 else 1
     return max(1, min(by_work, most))
 
 

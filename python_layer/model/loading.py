@@ -30,4 +30,5 @@ def load_model(settings: Settings, progress: Progress | None = None) -> Qwen3Mod
         compute_dtype=settings.compute_dtype,
         cpu_isa=settings.cpu_isa,
         page_size=settings.page_size,
+        threads=settings.threads,
     )

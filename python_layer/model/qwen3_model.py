@@ -23,6 +23,7 @@ from python_layer.model.precision import resolve_compute_dtype, resolve_dtypes, 
 from python_layer.model.quantization import describe, matrix_formats, quantized_specs
 from python_layer.model.sampler import Sampler
 from python_layer.model.sampling import SamplingParams
+from python_layer.model.thread_pool import start_thread_pool
 from python_layer.model.weight_loader import LoadedWeights, WeightLoader
 from python_layer.model.weights import ignored_tensors, weight_specs
 from python_layer.tokenizer import QwenTokenizer
@@ -65,6 +66,8 @@ class Qwen3Model:
             what is possible. Sums are float32.
         cpu_isa: Instruction set of the linear layers, see :data:`~python_layer.utils.cpu.ISAS`; auto is the fastest.
         page_size: Positions per page of the KV cache.
+        threads: Threads that compute, of which a process has one pool; 0 is one for each physical core that affinity
+            and cgroups leave the process.
         cache_dir: Folder of compiled kernels and graphs; the default is the user's cache folder.
 
     Raises:
@@ -84,11 +87,13 @@ class Qwen3Model:
         compute_dtype: str = "float32",
         cpu_isa: str = "auto",
         page_size: int = 16,
+        threads: int = 0,
         cache_dir: Path | None = None,
     ) -> None:
         started = time.perf_counter()
         if page_size < 1:
             raise ConfigError(f"page_size is {page_size}; it must be 1 or more")
+        self.threads = start_thread_pool(threads)
         self.config = config
         self.dtype, self.kv_dtype = resolve_dtypes(config, dtype, kv_dtype)
         self.isa = resolve_isa(cpu_isa)

@@ -13,6 +13,7 @@ from python_layer.model.precision import resolve_dtypes, resolve_isa
 from python_layer.model.quantization import describe, matrix_formats, quantized_specs
 from python_layer.model.weight_loader import WeightLoader
 from python_layer.model.weights import weight_specs
+from python_layer.utils.cores import choose_threads
 from python_layer.utils.cpu import cpu_description
 from python_layer.utils.settings import Settings
 
@@ -43,6 +44,7 @@ def model_summary(settings: Settings) -> dict[str, str]:
         f"{_megabytes(layout.page_bytes * layout.pages_for(context))} for the whole context of {context:,} tokens",
         "CPU": cpu_description().get("model name", "unknown"),
         "CPU path": resolve_isa(settings.cpu_isa),
+        "threads": str(choose_threads(settings.threads)),
     }
 
 

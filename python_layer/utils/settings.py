@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     cpu_isa: Literal["auto", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "neon", "portable"] = Field(
         "auto", description="Instruction set of the linear layers; auto is the fastest that the CPU has."
     )
+    threads: int = Field(0, ge=0, description="Threads that compute; 0 is one per physical core.")
     page_size: int = Field(16, ge=1, le=1024, description="Positions per page of the KV cache.")
     kv_cache_memory: float | None = Field(
         None, gt=0, description="GiB of the KV cache; none is a share of the memory that is free."

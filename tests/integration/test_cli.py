@@ -151,6 +151,7 @@ def test_broken_folders_give_one_line_and_exit_code_1(checkpoint: Path, kind: st
         (["x", "--logprobs", "21"], "logprobs"),
         (["x", "--dtype", "int3"], "dtype"),
         (["x", "--page-size", "0"], "page_size"),
+        (["x", "--threads", "9999"], "threads is 9999; this process may use"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: list[str], expected: str) -> None:

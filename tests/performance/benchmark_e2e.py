@@ -64,7 +64,7 @@ def measure(model: Qwen3Model, options: argparse.Namespace, limits: MachineLimit
     config = model.config
     embedding = config.vocab_size * config.hidden_size
     per_token = config.num_parameters - embedding * (1 if config.tie_word_embeddings else 2)
-    prefill_bound = limits.flops / (2 * per_token)
+    prefill_bound = limits.rate(model.compute_dtype) / (2 * per_token)
     # The embedding is read row by row unless it is also the output projection.
     unread = 0 if config.tie_word_embeddings else embedding * model.layout.dtype.size_in_bytes
     decode_bound = options.batch * limits.bandwidth / (model.weight_bytes - unread)
@@ -89,7 +89,7 @@ def measure(model: Qwen3Model, options: argparse.Namespace, limits: MachineLimit
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "weight_bytes": model.weight_bytes,
         "bandwidth_bytes_per_s": limits.bandwidth,
-        "flops_per_s": limits.flops,
+        "flops_per_s": limits.rate(model.compute_dtype),
     }
 
 

@@ -189,7 +189,7 @@ def main() -> None:
     if not options.json:
         print(
             f"read bandwidth {limits.bandwidth / 1e9:.1f} GB/s, float32 FMA {limits.flops / 1e9:.0f} GFLOP/s, "
-            f"{limits.cores} cores"
+            f"{limits.threads} threads, fork and join {limits.fork_join_us:.1f} us"
         )
         print(f"{'kernel':46} {'us':>10} {'GB/s':>8} {'GFLOP/s':>8}  {'bound':10} {'reached':>7}")
     for case in cases():

@@ -1,32 +1,53 @@
 """The limits of this machine, measured: what the benchmarks compare themselves with."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from python_layer.utils.cores import allowed_cpus, choose_threads, first_cpus_of_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class MachineLimits:
-    """Measured on all cores.
+    """Measured on all cores; AMX is not among it.
 
     Attributes:
         bandwidth: Bytes read from memory per second.
         flops: float32 operations per second of vector FMAs.
-        cores: Physical cores.
+        bf16_flops: Operations per second of AVX512-BF16's products; 0 where the CPU lacks them.
+        int8_ops: Likewise of VNNI's products of 8-bit integers.
+        fork_join_us: Microseconds to hand every thread of the pool an empty task and to wait for all.
+        threads: Of the pool, one per core that the process may run on.
     """
 
     bandwidth: float
     flops: float
-    cores: int
+    bf16_flops: float
+    int8_ops: float
+    fork_join_us: float
+    threads: int
+
+    def rate(self, dtype: str) -> float:
+        """Operations per second of vector units on products of a type; the next wider one where the CPU lacks it."""
+        bfloat16 = self.bf16_flops or self.flops
+        return {"float32": self.flops, "bfloat16": bfloat16, "int8": self.int8_ops or bfloat16}[dtype]
 
 
-def measure_limits() -> MachineLimits:
-    """Runs machine_limits.mojo."""
+def measure_limits(threads: int = 0) -> MachineLimits:
+    """Runs machine_limits.mojo on so many threads; 0 is one per physical core."""
+    cpus = first_cpus_of_cores(allowed_cpus())[: choose_threads(threads)]
+
+    def bind() -> None:
+        os.sched_setaffinity(0, cpus)
+
     mojo = Path(sys.executable).with_name("mojo")
     program = ROOT / "tests" / "performance" / "machine_limits.mojo"
-    result = subprocess.run([mojo, "run", "-I", ROOT, program], check=True, stdout=subprocess.PIPE, text=True)
+    result = subprocess.run(
+        [mojo, "run", "-I", ROOT, program], check=True, stdout=subprocess.PIPE, text=True, preexec_fn=bind
+    )
     return MachineLimits(**json.loads(result.stdout))

@@ -1,17 +1,29 @@
-"""What this machine can do at most: read bandwidth and float32 FMA rate, on all cores, as one JSON object."""
+"""What the CPU can do at most with the vector units of all cores, as one JSON object.
+
+bandwidth: bytes read from memory per second, in huge pages. flops: operations per second of float32 FMAs; bf16_flops
+and int8_ops: of vdpbf16ps and vpdpbusd, 0 where the CPU lacks them. fork_join_us: handing an empty task to each thread
+of the pool and waiting for all. threads: of the pool, one per core that the process may run on.
+"""
 
 from std.ffi import external_call
 from std.math import fma
+from std.pathlib import Path
+from std.runtime import parallelism_level
+from std.sys import inlined_assembly
+from std.sys.intrinsics import PrefetchOptions, prefetch
 from std.time import perf_counter_ns
 from max.algorithm import sync_parallelize
-from std.sys import num_physical_cores
 
 from mojo_kernels.utils.simd import WIDTH, Vector
 
 comptime BYTES = 1 << 30
 comptime HUGE_PAGE = 1 << 21
+comptime LINE = 16
+"""Floats of a cache line."""
+comptime READ_AHEAD = PrefetchOptions().for_read().high_locality().to_data_cache()
 comptime REPEATS = 9
-comptime FMAS = 20_000_000
+comptime PRODUCTS = 20_000_000
+comptime FORKS = 200
 
 
 def median(var values: List[Float64]) -> Float64:
@@ -19,10 +31,10 @@ def median(var values: List[Float64]) -> Float64:
     return values[len(values) // 2]
 
 
-def read_bandwidth(threads: Int) raises -> Float64:
-    """Bytes per second of reading a buffer far larger than the caches, in huge pages."""
-    var address = external_call["mmap", Int](0, BYTES + HUGE_PAGE, Int32(3), Int32(0x22), Int32(-1), 0)
-    address += -address % HUGE_PAGE
+def read_bandwidth[ahead: Int](threads: Int) raises -> Float64:
+    """Bytes per second of reading a buffer far larger than the caches; each line is asked for `ahead` floats before."""
+    var mapping = external_call["mmap", Int](0, BYTES + HUGE_PAGE, Int32(3), Int32(0x22), Int32(-1), 0)
+    var address = mapping + -mapping % HUGE_PAGE
     _ = external_call["madvise", Int32](address, BYTES, Int32(14))
     var data = Pointer[Float32, MutUntrackedOrigin](unsafe_from_address=address)
     var count = BYTES // 4
@@ -34,6 +46,9 @@ def read_bandwidth(threads: Int) raises -> Float64:
     def read(t: Int) {var data, var out_, imm}:
         var acc = Array[Vector, 8](fill=Vector(0))
         for i in range(count // threads * t, count // threads * (t + 1), 8 * WIDTH):
+            comptime if ahead > 0:
+                comptime for j in range(0, 8 * WIDTH, LINE):
+                    prefetch[READ_AHEAD](data.unsafe_offset(i + ahead + j))
             comptime for j in range(8):
                 acc[j] += data.unsafe_load[width=WIDTH](i + j * WIDTH)
         var total = Vector(0)
@@ -48,37 +63,77 @@ def read_bandwidth(threads: Int) raises -> Float64:
         rates.append(Float64(BYTES) / Float64(perf_counter_ns() - start) * 1e9)
     if sums[0] == 0:
         raise Error("nothing was read")
+    _ = external_call["munmap", Int32](mapping, BYTES + HUGE_PAGE)
     return median(rates^)
 
 
-def fma_rate(threads: Int) raises -> Float64:
-    """Floating-point operations per second of independent vector FMAs on registers."""
+@always_inline
+def multiply_add[instruction: StaticString](a: Vector, b: Vector, acc: Vector) -> Vector:
+    """Adds products of a and b to acc; an empty `instruction` is the FMA of float32 numbers."""
+    comptime if instruction == "":
+        return fma(a, b, acc)
+    else:
+        comptime text = StaticString(instruction + " $2, $1, $0")
+        return inlined_assembly[text, Vector, constraints="=v,v,v,0", has_side_effect=False](a, b, acc)
+
+
+def product_rate[instruction: StaticString, operations: Int](threads: Int) raises -> Float64:
+    """Operations per second of independent products on registers; an instruction makes `operations` per lane."""
     var sums = List[Float32](length=threads * 64, fill=1.0)
     var out_ = sums.unsafe_ptr()
 
     def work(t: Int) {var out_, imm}:
         var seed = out_[unsafe_offset=64 * t]
-        var factor = Vector(seed * 1.0000001)
+        var a = Vector(seed * 0.5)
+        var b = Vector(seed * 1.0000001)
         var acc = Array[Vector, 12](fill=Vector(seed))
-        for _ in range(FMAS // 12):
+        for _ in range(PRODUCTS // 12):
             comptime for j in range(12):
-                acc[j] = fma(acc[j], factor, Vector(0.5))
+                acc[j] = multiply_add[instruction](a, b, acc[j])
         var total = Vector(0)
         comptime for j in range(12):
             total += acc[j]
-        out_[unsafe_offset=64 * t] = 1 + total.reduce_add() * 1e-30
+        out_[unsafe_offset=64 * t] = 2.0 if total.reduce_add() == 1.5 else 1.0
 
     var rates = List[Float64]()
     for _ in range(REPEATS):
         var start = perf_counter_ns()
         sync_parallelize(work, threads)
         var seconds = Float64(perf_counter_ns() - start) / 1e9
-        rates.append(Float64(threads * (FMAS // 12) * 12 * WIDTH * 2) / seconds)
+        rates.append(Float64(threads * (PRODUCTS // 12) * 12 * WIDTH * operations) / seconds)
     if sums[0] == 0:
         raise Error("nothing was computed")
     return median(rates^)
 
 
+def fork_join_us(threads: Int) -> Float64:
+    """Microseconds to hand an empty task to each thread and to wait for all."""
+
+    def nothing(t: Int) {}:
+        pass
+
+    var times = List[Float64]()
+    for _ in range(REPEATS):
+        var start = perf_counter_ns()
+        for _ in range(FORKS):
+            sync_parallelize(nothing, threads)
+        times.append(Float64(perf_counter_ns() - start) / 1e3 / FORKS)
+    return median(times^)
+
+
 def main() raises:
-    var threads = num_physical_cores()
-    print(t'{{"bandwidth": {read_bandwidth(threads)}, "flops": {fma_rate(threads)}, "cores": {threads}}}')
+    var threads = parallelism_level()
+    # Which of the two is faster depends on the CPU's own prefetching.
+    var bandwidth = max(read_bandwidth[0](threads), read_bandwidth[2048](threads))
+    var bf16 = 0.0
+    var int8 = 0.0
+    comptime if WIDTH == 16:  # AVX-512
+        var features = Path("/proc/cpuinfo").read_text()
+        if "avx512_bf16" in features:
+            bf16 = product_rate["vdpbf16ps", 4](threads)
+        if "avx512_vnni" in features:
+            int8 = product_rate["vpdpbusd", 8](threads)
+    print(
+        t'{{"bandwidth": {bandwidth}, "flops": {product_rate["", 2](threads)}, "bf16_flops": {bf16}, "int8_ops": {int8}, '
+        t'"fork_join_us": {fork_join_us(threads)}, "threads": {threads}}}'
+    )

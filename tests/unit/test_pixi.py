@@ -12,6 +12,8 @@ TASKS = {"setup", "serve", "generate", "chat", "test", "lint", "bench", "build"}
 # Tasks that need much time or a browser, which only the Makefile has.
 LONG = {
     "quality",
+    "test-isas",
+    "bench-peers",
     "load-test",
     "fuzz",
     "flood",
