@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from python_layer.utils.cores import choose_threads
+
 LOG = logging.getLogger(__name__)
 
 HEADER = 4096
@@ -62,7 +64,7 @@ class WeightCache:
                 header = json.loads(file.read(HEADER))
                 if header != {"made_from": made_from, "bytes": block.nbytes}:
                     return False
-                with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                with ThreadPoolExecutor(min(8, choose_threads(0))) as pool:
                     tasks = pool.map(lambda start: _read(file.fileno(), start, block), range(0, block.nbytes, CHUNK))
                     for count in tasks:
                         progress(count)

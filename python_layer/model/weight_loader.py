@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import math
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from python_layer.model.packing import pack_quantized_rows, pack_rows, packed_sh
 from python_layer.model.quantized import QuantFormat
 from python_layer.model.tensor_source import TensorSource, quantized_rows
 from python_layer.model.weight_cache import WeightCache, fingerprint
+from python_layer.utils.cores import choose_threads
 from python_layer.utils.errors import ConfigError, WeightError
 from python_layer.utils.host_memory import anonymous_buffer
 
@@ -194,7 +194,7 @@ class WeightLoader:
     def _fill(self, pieces: Sequence["_Piece"]) -> None:
         count = self._counter(sum(piece.source_bytes for piece in pieces))
         # NumPy copies and converts without the interpreter's lock, and page faults go in parallel.
-        with ThreadPoolExecutor(min(8, max(2, os.cpu_count() or 1))) as pool:
+        with ThreadPoolExecutor(min(8, max(2, choose_threads(0)))) as pool:
             for piece, _ in zip(pieces, pool.map(_Piece.copy, pieces), strict=True):
                 count(piece.source_bytes)
 
