@@ -27,3 +27,17 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, positions: np.ndarray
             weights = np.exp(scores - scores.max())
             out[t, head] = weights / weights.sum() @ v[: position + 1, head // group]
     return out
+
+
+def plain_pages(stored: np.ndarray, pair: int) -> np.ndarray:
+    """Rows of a KV cache [pages, layers, 2, kv_heads, page_size, D] that lies in panels (see ``kv_cache.mojo``)."""
+    *outer, _, _, page_size, size = stored.shape
+    if page_size % 16:
+        return stored
+    plain = np.empty_like(stored)
+    shape = (*outer, stored.shape[-3], page_size // 16)
+    keys = stored[..., 0, :, :, :].reshape(*shape, size // pair, 16, pair)
+    plain[..., 0, :, :, :] = np.swapaxes(keys, -3, -2).reshape(plain[..., 0, :, :, :].shape)
+    values = stored[..., 1, :, :, :].reshape(*shape, 16 // pair, size, pair)
+    plain[..., 1, :, :, :] = np.swapaxes(values, -2, -1).reshape(plain[..., 1, :, :, :].shape)
+    return plain
