@@ -13,110 +13,129 @@ from std.math import ceildiv
 from std.sys import num_physical_cores
 
 from ..memory.batch import RaggedQueries
+from ..memory.block import BLOCK
 from ..memory.kv_cache import PagedKVCache
 from ..utils.parallel import WorkQueue, parallel_queue
 from ..utils.types import MutableInputTensor, require_cpu, untracked
-from .attention_tile import BLOCK, PARTIAL, TILE_ROWS, Tile
+from .attention_tile import PARTIAL, TILE_ROWS, Tile
 
-comptime MOST_SPLIT_ROWS = 16
-"""Tiles with more rows are never split: their partial results would cost more than they save."""
 comptime ITEMS_PER_CORE = 4
 """A tile that is more than such a part of a core's share of the work is split."""
+comptime FEW_ROWS = 16
+"""Tiles with more rows for a KV head are never split: their partial results would cost more than they save."""
 
 
 @fieldwise_init
 struct Item(Copyable, Movable, TrivialRegisterPassable):
-    """Some blocks of a tile; the same for every KV head."""
+    """Some blocks of a tile."""
 
     var request: Int
+    var first_head: Int
+    var heads: Int
     var first_row: Int
     var begin: Int
     var end: Int
     var partial: Int
-    """The place of its results among those that are merged afterwards; -1 where the item is the whole tile."""
+    """Where its results are kept until they are merged; -1 where the item is the whole tile."""
 
 
 struct WorkList:
-    """The items of a batch for one KV head, and the tiles that have to be merged."""
+    """The items of a batch, and the tiles that have to be merged."""
 
     var items: List[Item]
     var split: List[Item]
-    """Tiles whose blocks are items; `partial` is the place of the first block's results."""
+    """Tiles whose blocks are items; `partial` is that of the first block."""
     var partials: Int
-    """Number of results to keep for each head."""
+    """Numbers to keep for them."""
     var work: Int
     """Products of query rows and positions."""
 
-    def __init__(out self, batch: RaggedQueries[_], kv_heads: Int):
+    def __init__(out self, batch: RaggedQueries[_], kv_heads: Int, row_size: Int, most_heads: Int):
+        """Lists the work of a batch.
+
+        Args:
+            batch: The batch.
+            kv_heads: KV heads.
+            row_size: Numbers that a tile saves of a row.
+            most_heads: KV heads that a tile may have.
+        """
         self.items = List[Item]()
         self.split = List[Item]()
         self.partials = 0
         self.work = 0
-        var tiles = List[Item]()
         var blocks = 0
         for request in range(batch.requests):
             var rows = batch.rows(request)
-            for first_row in range(0, rows, TILE_ROWS):
-                var last_row = min(rows, first_row + TILE_ROWS) - 1
-                var keys = batch.keys(request, last_row)
-                tiles.append(Item(request, first_row, 0, ceildiv(keys, BLOCK), -1))
-                blocks += ceildiv(keys, BLOCK)
-                self.work += keys * (last_row + 1 - first_row)
-        var share = blocks * kv_heads // (num_physical_cores() * ITEMS_PER_CORE)
-        # Later tiles of a prompt see more; they go first, so that no core gets a long one at the end.
-        for tile in reversed(tiles):
-            if tile.end <= max(share, 1) or batch.rows(tile.request) > MOST_SPLIT_ROWS:
-                self.items.append(tile)
-                continue
-            self.split.append(Item(tile.request, tile.first_row, 0, tile.end, self.partials))
-            for block in range(tile.end):
-                self.items.append(Item(tile.request, tile.first_row, block, block + 1, self.partials))
-                self.partials += 1
+            var keys = batch.keys(request, rows - 1)
+            blocks += ceildiv(keys, BLOCK) * ceildiv(rows, TILE_ROWS) * kv_heads
+            self.work += keys * rows * kv_heads
+        var share = max(1, blocks // (num_physical_cores() * ITEMS_PER_CORE))
+        for request in range(batch.requests):
+            var rows = batch.rows(request)
+            var heads = max(1, min(most_heads, share, TILE_ROWS // rows))
+            for head in range(0, kv_heads, heads):
+                # Later tiles of a prompt see more; they go first, so that no core gets a long one at the end.
+                for tile in reversed(range(ceildiv(rows, TILE_ROWS))):
+                    var first_row = tile * TILE_ROWS
+                    var last_row = min(rows, first_row + TILE_ROWS) - 1
+                    var end = ceildiv(batch.keys(request, last_row), BLOCK)
+                    var item = Item(request, head, min(heads, kv_heads - head), first_row, 0, end, -1)
+                    if end > 1 and end * heads > share and rows <= FEW_ROWS:
+                        self.add_split(item, rows * item.heads * row_size)
+                    else:
+                        self.items.append(item)
+
+    def add_split(mut self, tile: Item, size: Int):
+        """Lists the blocks of a tile, each of which saves `size` numbers."""
+        var item = tile
+        item.partial = self.partials
+        self.split.append(item)
+        for block in range(tile.end):
+            item.begin = block
+            item.end = block + 1
+            item.partial = self.partials
+            self.items.append(item)
+            self.partials += size
 
 
 def paged_attention_cpu[
     cache_type: DType, query_type: DType, //, head_dim: Int
 ](batch: RaggedQueries[query_type], kv: PagedKVCache[cache_type], kv_heads: Int):
     """All items of the batch, on all cores."""
-    var list = WorkList(batch, kv_heads)
     comptime row_size = PARTIAL + head_dim
-    comptime partial_size = MOST_SPLIT_ROWS * row_size
-    var memory = List[Float32](unsafe_uninit_length=kv_heads * list.partials * partial_size)
+    var list = WorkList(batch, kv_heads, row_size, kv_heads if kv.in_panels() else 1)
+    var memory = List[Float32](unsafe_uninit_length=list.partials)
     var partials = untracked(memory.unsafe_ptr())
-    var count = len(list.items)
-    var work = list.work * head_dim
 
     def compute(queue: WorkQueue) {imm}:
         var tile = Tile[cache_type, query_type, head_dim](batch, kv)
         var index = queue.take()
         while index < queue.items:
-            var item = list.items[index % count]
-            var head = index // count
-            tile.begin(item.request, head, item.first_row)
+            var item = list.items[index]
+            tile.begin(item.request, item.first_head, item.heads, item.first_row)
             for block in range(item.begin, item.end):
                 tile.add_block(block)
             if item.partial < 0:
                 tile.write()
             else:
-                tile.save(partials.unsafe_offset((head * list.partials + item.partial) * partial_size))
+                tile.save(partials.unsafe_offset(item.partial))
             index = queue.take()
 
-    parallel_queue(count * kv_heads, work, compute)
+    parallel_queue(len(list.items), list.work * head_dim, compute)
 
     def merge(queue: WorkQueue) {imm}:
         var tile = Tile[cache_type, query_type, head_dim](batch, kv)
         var index = queue.take()
         while index < queue.items:
-            var item = list.split[index % len(list.split)]
-            var head = index // len(list.split)
-            tile.begin(item.request, head, item.first_row)
+            var item = list.split[index]
+            tile.begin(item.request, item.first_head, item.heads, item.first_row)
+            var size = item.heads * tile.rows * row_size
             for block in range(item.end):
-                tile.merge(partials.unsafe_offset((head * list.partials + item.partial + block) * partial_size))
+                tile.merge(partials.unsafe_offset(item.partial + block * size))
             tile.write()
             index = queue.take()
 
-    if list.partials > 0:
-        parallel_queue(len(list.split) * kv_heads, list.partials * kv_heads * batch.group * head_dim, merge)
+    parallel_queue(len(list.split), list.partials, merge)
     _ = memory^
 
 
