@@ -66,8 +66,7 @@ def weigh_row[
     var most = Vector16(0)
     for i in range(0, end, LANES):
         var s = scores.unsafe_load[width=LANES](i)
-        # 2^x is not exactly 0 for minus infinity, which invariance asks for.
-        var p = s.gt(MASKED).select(exp2_vector[LANES](s - maximum), Vector16(0))
+        var p = exp2_vector[LANES](s - maximum)
         sums += p
         comptime if operand == DType.int16:
             # The scales behind the last position may be anything.
