@@ -41,7 +41,7 @@ def _panel(name: str, text: str) -> Any:
 
 Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; default: models/mili-tiny.")]
 Dtype = Annotated[str | None, typer.Option(help="Type of the matrices: auto, float32, bfloat16 or float16.")]
-KVDtype = Annotated[str | None, typer.Option(help="Type of the KV cache: auto, float32 or bfloat16.")]
+KVDtype = Annotated[str | None, typer.Option(help="Type of the KV cache: auto, float32, bfloat16 or int8.")]
 PageSize = Annotated[int | None, typer.Option(help="Positions per page of the KV cache.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Most tokens to generate.")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
@@ -163,7 +163,7 @@ def serve(
     checkpoint: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="As --model.")] = None,
     model: Annotated[str | None, _panel("Model", "Checkpoint folder or hub id; default: models/mili-tiny.")] = None,
     dtype: Annotated[str | None, _panel("Model", "Type of the matrices: auto, float32, bfloat16 or float16.")] = None,
-    kv_dtype: Annotated[str | None, _panel("Model", "Type of the KV cache: auto, float32 or bfloat16.")] = None,
+    kv_dtype: Annotated[str | None, _panel("Model", "Type of the KV cache: auto, float32, bfloat16 or int8.")] = None,
     compute_dtype: Annotated[
         str | None, _panel("Model", "auto (bfloat16 on CPUs with AVX512-BF16), float32, bfloat16.")
     ] = None,

@@ -58,7 +58,8 @@ def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernel
         layout: Shape and type of the KV cache.
         dtype: Type of the matrices: float32, bfloat16 or float16. Activations are float32.
         kernels: The compiled kernel package.
-        paired: Round what is multiplied with bfloat16 matrices to bfloat16, for CPUs with AVX512-BF16.
+        paired: Round what is multiplied with bfloat16 matrices, or with a bfloat16 cache, to bfloat16, for CPUs with
+            AVX512-BF16.
 
     Returns:
         A graph with inputs [cache, token_ids, positions, row_offsets, page_table, logit_rows] and the
@@ -120,6 +121,8 @@ def _layer_graph(
             "qk_norm_rope_store",
             [cache.buffer, qkv, w["q_norm"], w["k_norm"], rope, positions, row_offsets, page_table, index.tensor, eps],
             [rows, config.q_size],
+            # They decide what attention multiplies.
+            DType.bfloat16 if paired and cache.buffer.dtype == DType.bfloat16 else FLOAT,
         )
         attended = _op(
             "paged_attention",
@@ -165,9 +168,9 @@ def _add_norm(
     return total.tensor, normed.tensor
 
 
-def _op(name: str, values: Sequence[Value], shape: Sequence[object]) -> TensorValue:
-    """A custom op with one float32 output; in place where it is given the cache."""
-    out = [TensorType(FLOAT, shape, CPU)]
+def _op(name: str, values: Sequence[Value], shape: Sequence[object], dtype: DType = FLOAT) -> TensorValue:
+    """A custom op with one output; in place where it is given the cache."""
+    out = [TensorType(dtype, shape, CPU)]
     make = ops.inplace_custom if isinstance(values[0], BufferValue) else ops.custom
     return make(f"mili.{name}", CPU, values, out)[0].tensor
 
