@@ -16,7 +16,7 @@ from ..utils.types import ReadPtr, WritePtr, untracked
 from .products import LANES, ONE_PASS, ROWS, VECTORS, Vector16, add_products, sum_type
 from .softmax import INT16_MAX, MASKED, merge_factors, weigh_row
 
-comptime TILE_ROWS = 48
+comptime TILE_ROWS = 72
 """Most query rows of a tile: so many share each load of a key or value from memory."""
 comptime PARTIAL = LANES
 """Room of a saved row before its totals: its maximum and weight, and what keeps vectors aligned."""
@@ -163,7 +163,7 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
         for head in range(self.heads):
             for row in range(first, self.rows):
                 self.weigh(head, row, min(BLOCK, self.limit[row] - start))
-        # One head takes all of its values at once; several take turns, so that what lies together is read together.
+        # Several heads take turns sooner, so that what lies together in pages is read together.
         var step = PANELS if self.heads == 1 else VECTORS
         for panel in range(0, panels, step):
             for head in range(self.heads):
@@ -208,7 +208,10 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
             comptime for rows in [ROWS, 4, 2, 1]:
                 comptime if rows <= ROWS:
                     if self.rows - row >= rows:
-                        self.add_values[rows](head, row, begin, end, self.limit[row + rows - 1] - start)
+                        comptime vectors = min(Self.width, VECTORS if rows > 2 else ONE_PASS)
+                        comptime for column in range(0, Self.width, vectors):
+                            var visible = self.limit[row + rows - 1] - start
+                            self.add_values[rows, vectors](head, row, column, begin, end, visible)
                         row += rows
                         break
 
@@ -238,47 +241,47 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
                 scores.unsafe_store((first + r) * BLOCK + (panel + v) * PANEL, s)
 
     @always_inline
-    def add_values[rows: Int](mut self, head: Int, row: Int, begin: Int, end: Int, visible: Int):
+    def add_values[
+        rows: Int, vectors: Int
+    ](mut self, head: Int, row: Int, column: Int, begin: Int, end: Int, visible: Int):
         """Adds the weighted values of panels `begin` to `end` for `rows` rows, that see `visible` of the block.
 
-        The block's last panels are followed by its merger with the totals.
+        The block's last panels are followed by its merger with the totals. Only `vectors` vectors of the values are
+        added, from vector `column` on.
         """
-        comptime vectors = min(Self.width, VECTORS if rows > 2 else ONE_PASS)
         comptime step = LANES * Self.pair
         var first = head * self.rows + row
         var x = untracked(self.weights.unsafe_ptr().unsafe_bitcast[Scalar[Self.operand]]())
         var sums = untracked(self.sums.unsafe_ptr().unsafe_bitcast[Scalar[sum_type[Self.cache_type]()]]())
         var total = untracked(self.total.unsafe_ptr().unsafe_bitcast[Float32]())
-        comptime for d in range(0, Self.width, vectors):
-            var acc = Array[Self.Sums, rows * vectors](fill=0)
-            if begin > 0:
-                comptime for r in range(rows):
-                    comptime for v in range(vectors):
-                        acc[r * vectors + v] = sums.unsafe_load[width=LANES](
-                            (first + r) * Self.head_dim + (d + v) * LANES
-                        )
-            for panel in range(begin, min(end, ceildiv(visible, PANEL))):
-                var source = self.block.values[panel].unsafe_offset(head * self.block.head_stride + d * step)
-                var values = Array[ReadPtr[Self.cache_type], vectors](fill=source)
-                comptime for v in range(vectors):
-                    values[v] = source.unsafe_offset(v * step)
-                add_products[rows, vectors](
-                    acc,
-                    x.unsafe_offset(first * BLOCK + panel * PANEL),
-                    BLOCK,
-                    values,
-                    Self.head_dim * Self.pair,
-                    min(PANEL // Self.pair, ceildiv(visible - panel * PANEL, Self.pair)),
-                )
+        var place = first * Self.head_dim + column * LANES
+        var acc = Array[Self.Sums, rows * vectors](fill=0)
+        if begin > 0:
             comptime for r in range(rows):
                 comptime for v in range(vectors):
-                    var at = (first + r) * Self.head_dim + (d + v) * LANES
-                    if end < self.block.panels:
-                        sums.unsafe_store(at, acc[r * vectors + v])
-                    else:
-                        var values = acc[r * vectors + v].cast[DType.float32]() * self.weight_scale[first + r]
-                        var decayed = total.unsafe_load[width=LANES](at) * self.decay[first + r]
-                        total.unsafe_store(at, fma(values, Vector16(self.gain[first + r]), decayed))
+                    acc[r * vectors + v] = sums.unsafe_load[width=LANES](place + r * Self.head_dim + v * LANES)
+        for panel in range(begin, min(end, ceildiv(visible, PANEL))):
+            var source = self.block.values[panel].unsafe_offset(head * self.block.head_stride + column * step)
+            var values = Array[ReadPtr[Self.cache_type], vectors](fill=source)
+            comptime for v in range(vectors):
+                values[v] = source.unsafe_offset(v * step)
+            add_products[rows, vectors](
+                acc,
+                x.unsafe_offset(first * BLOCK + panel * PANEL),
+                BLOCK,
+                values,
+                Self.head_dim * Self.pair,
+                min(PANEL // Self.pair, ceildiv(visible - panel * PANEL, Self.pair)),
+            )
+        comptime for r in range(rows):
+            comptime for v in range(vectors):
+                var at = place + r * Self.head_dim + v * LANES
+                if end < self.block.panels:
+                    sums.unsafe_store(at, acc[r * vectors + v])
+                else:
+                    var values = acc[r * vectors + v].cast[DType.float32]() * self.weight_scale[first + r]
+                    var decayed = total.unsafe_load[width=LANES](at) * self.decay[first + r]
+                    total.unsafe_store(at, fma(values, Vector16(self.gain[first + r]), decayed))
 
     def write(self):
         """Writes the tile's rows of the output."""
