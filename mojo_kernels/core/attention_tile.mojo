@@ -155,11 +155,7 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
         var panels = self.block.panels
         for panel in range(0, panels, VECTORS):
             for head in range(self.heads):
-                if panel + VECTORS <= panels:
-                    self.score_rows[VECTORS](head, first, panel, start)
-                else:
-                    for last in range(panel, panels):
-                        self.score_rows[1](head, first, last, start)
+                self.score_rows(head, first, panel, start)
         for head in range(self.heads):
             for row in range(first, self.rows):
                 self.weigh(head, row, min(BLOCK, self.limit[row] - start))
@@ -188,43 +184,42 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
         self.weight[r] = fma(sums.weight, gain, self.weight[r] * decay)
 
     @always_inline
-    def score_rows[vectors: Int](mut self, head: Int, first: Int, panel: Int, start: Int):
+    def score_rows(mut self, head: Int, first: Int, panel: Int, start: Int):
         """Scores of a head's rows from `first` on over some panels, as many at a time as registers allow."""
         var row = first
         while row < self.rows:
-            comptime for rows in [ROWS, 4, 2, 1]:
-                comptime if rows <= ROWS:
-                    if self.rows - row >= rows:
-                        if self.limit[row + rows - 1] > start + panel * PANEL:
-                            self.score[rows, vectors](head, row, panel)
-                        row += rows
-                        break
+            comptime for rows in [ROWS, 2, 1]:
+                if self.rows - row >= rows:
+                    if self.limit[row + rows - 1] > start + panel * PANEL:
+                        self.score[rows](head, row, panel)
+                    row += rows
+                    break
 
     @always_inline
     def add_value_rows(mut self, head: Int, first: Int, begin: Int, end: Int, start: Int):
         """Adds the values of some panels to a head's rows from `first` on, likewise."""
         var row = first
         while row < self.rows:
-            comptime for rows in [ROWS, 4, 2, 1]:
-                comptime if rows <= ROWS:
-                    if self.rows - row >= rows:
-                        comptime vectors = min(Self.width, VECTORS if rows > 2 else ONE_PASS)
-                        comptime for column in range(0, Self.width, vectors):
-                            var visible = self.limit[row + rows - 1] - start
-                            self.add_values[rows, vectors](head, row, column, begin, end, visible)
-                        row += rows
-                        break
+            comptime for rows in [ROWS, 2, 1]:
+                if self.rows - row >= rows:
+                    comptime vectors = min(Self.width, VECTORS if rows > 2 else ONE_PASS)
+                    var visible = self.limit[row + rows - 1] - start
+                    for column in range(0, Self.width, vectors):
+                        self.add_values[rows, vectors](head, row, column, begin, end, visible)
+                    row += rows
+                    break
 
     @always_inline
-    def score[rows: Int, vectors: Int](mut self, head: Int, row: Int, panel: Int):
-        """Computes the scores of `rows` rows over `vectors` panels."""
+    def score[rows: Int](mut self, head: Int, row: Int, panel: Int):
+        """Computes the scores of `rows` rows over VECTORS panels."""
         var first = head * self.rows + row
-        var acc = Array[Self.Sums, rows * vectors](fill=0)
-        var keys = Array[ReadPtr[Self.cache_type], vectors](fill=self.block.keys[panel])
-        comptime for v in range(vectors):
-            keys[v] = self.block.keys[panel + v].unsafe_offset(head * self.block.head_stride)
+        var acc = Array[Self.Sums, rows * VECTORS](fill=0)
+        var keys = Array[ReadPtr[Self.cache_type], VECTORS](fill=self.block.keys[panel])
+        comptime for v in range(VECTORS):
+            # Where the block has no panel, any stands in: what it gives is masked.
+            keys[v] = self.block.keys[min(panel + v, self.block.panels - 1)].unsafe_offset(head * self.block.head_stride)
         var q = untracked(self.queries.unsafe_ptr().unsafe_bitcast[Scalar[Self.operand]]())
-        add_products[rows, vectors](
+        add_products[rows, VECTORS](
             acc,
             q.unsafe_offset(first * Self.head_dim),
             Self.head_dim,
@@ -234,10 +229,10 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
         )
         var scores = untracked(self.scores.unsafe_ptr().unsafe_bitcast[Float32]())
         comptime for r in range(rows):
-            comptime for v in range(vectors):
-                var s = acc[r * vectors + v].cast[DType.float32]() * self.query_scale[first + r]
+            comptime for v in range(VECTORS):
+                var s = acc[r * VECTORS + v].cast[DType.float32]() * self.query_scale[first + r]
                 comptime if Self.cache_type == DType.int8:
-                    s *= self.block.key_scales(panel + v, head)
+                    s *= self.block.key_scales(min(panel + v, self.block.panels - 1), head)
                 scores.unsafe_store((first + r) * BLOCK + (panel + v) * PANEL, s)
 
     @always_inline
