@@ -145,12 +145,13 @@ struct PagedAttention:
 
     Keys and values come from `cache`, where this step's own tokens must already be stored. bfloat16 queries, with a
     cache of bfloat16 and on CPUs with AVX512-BF16, ask for products of bfloat16 pairs; weights are rounded then too.
-    Head dimensions of 64 and 128.
+    Head dimensions of 64 and 128. The parameter `head_dim` says which, or is 0 for either; naming it spares the compiler
+    half of the work.
     """
 
     @staticmethod
     def execute[
-        target: StaticString
+        target: StaticString, head_dim: Int
     ](
         y: OutputTensor[dtype=DType.float32, rank=2, ...],
         cache: MutableInputTensor[rank=6, ...],
@@ -178,9 +179,9 @@ struct PagedAttention:
             q_size=q.dim_size(1),
             group=q.dim_size(1) // (kv_heads * kv.head_dim),
         )
-        if kv.head_dim == 64:
-            paged_attention_cpu[64](batch, kv, kv_heads)
-        elif kv.head_dim == 128:
-            paged_attention_cpu[128](batch, kv, kv_heads)
-        else:
-            raise Error("mili.paged_attention: head_dim ", kv.head_dim, " is not 64 or 128")
+        comptime for size in [64, 128]:
+            comptime if head_dim == size or head_dim == 0:
+                if kv.head_dim == size:
+                    paged_attention_cpu[size](batch, kv, kv_heads)
+                    return
+        raise Error("mili.paged_attention: head_dim ", kv.head_dim, " is not 64 or 128, or not the graph's ", head_dim)

@@ -128,6 +128,7 @@ def _layer_graph(
             "paged_attention",
             [cache.buffer, queries, positions, row_offsets, page_table, index.tensor],
             [rows, config.q_size],
+            head_dim=config.head_dim,
         )
         # The smallest product keeps float32: rounding its input costs the most accuracy for the least time.
         mixed = _linear(attended, w["o"], config.hidden_size, w.get("o_bias"), paired=False)
@@ -168,11 +169,11 @@ def _add_norm(
     return total.tensor, normed.tensor
 
 
-def _op(name: str, values: Sequence[Value], shape: Sequence[object], dtype: DType = FLOAT) -> TensorValue:
+def _op(name: str, values: Sequence[Value], shape: Sequence[object], dtype: DType = FLOAT, **parameters: int) -> TensorValue:
     """A custom op with one output; in place where it is given the cache."""
     out = [TensorType(dtype, shape, CPU)]
     make = ops.inplace_custom if isinstance(values[0], BufferValue) else ops.custom
-    return make(f"mili.{name}", CPU, values, out)[0].tensor
+    return make(f"mili.{name}", CPU, values, out, parameters)[0].tensor
 
 
 def _float(value: float) -> TensorValue:

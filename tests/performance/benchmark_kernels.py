@@ -121,7 +121,8 @@ def attention(requests: int, tokens: int, context: int, layers: int = 1) -> Case
         out = []
         for layer in range(layers):
             arguments = [cache, ops.cast(q, dtype), *batch, ops.constant(layer, INT, DEVICE)]
-            out.append(ops.inplace_custom("mili.paged_attention", DEVICE, arguments, [q_type])[0])
+            size = {"head_dim": HEAD_DIM}
+            out.append(ops.inplace_custom("mili.paged_attention", DEVICE, arguments, [q_type], size)[0])
         return out
 
     positions = integers([p for _ in range(requests) for p in range(context - tokens, context)])

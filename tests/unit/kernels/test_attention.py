@@ -74,7 +74,9 @@ def run(types: Types) -> OpRunner:
             [cache, qkv, q_gamma, k_gamma, rope, positions, offsets, table, layer, eps],
             [tensor(types.queries, *like_q.shape)],
         )[0]
-        return [ops.cast(q, FLOAT), ops.inplace_custom("mili.paged_attention", DEVICE, [cache, q, *batch], out)[0]]
+        either = {"head_dim": 0}
+        attended = ops.inplace_custom("mili.paged_attention", DEVICE, [cache, q, *batch], out, either)[0]
+        return [ops.cast(q, FLOAT), attended]
 
     gamma, batch = tensor(FLOAT, "head_dim"), [tensor(INT, "T"), tensor(INT, "B_plus_1"), tensor(INT, "B", "P")]
     inputs = [tensor(FLOAT, "T", "qkv"), gamma, gamma, tensor(FLOAT, "half"), *batch, tensor(INT)]
