@@ -169,7 +169,9 @@ def _add_norm(
     return total.tensor, normed.tensor
 
 
-def _op(name: str, values: Sequence[Value], shape: Sequence[object], dtype: DType = FLOAT, **parameters: int) -> TensorValue:
+def _op(
+    name: str, values: Sequence[Value], shape: Sequence[object], dtype: DType = FLOAT, **parameters: int
+) -> TensorValue:
     """A custom op with one output; in place where it is given the cache."""
     out = [TensorType(dtype, shape, CPU)]
     make = ops.inplace_custom if isinstance(values[0], BufferValue) else ops.custom
