@@ -73,7 +73,7 @@ def test_logits_with_an_int8_cache() -> None:
     assert model.layout.page_bytes < 0.3 * exact.layout.page_bytes
     for golden in golden_prompts(case):
         logits = stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=512)
-        assert all(relative_error(*pair) < 1e-2 for pair in zip(logits, golden.logits, strict=True))
+        assert all(relative_error(*pair) < 3e-2 for pair in zip(logits, golden.logits, strict=True))
         np.testing.assert_array_equal(stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=7), logits)
 
 
