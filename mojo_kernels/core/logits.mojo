@@ -1,6 +1,5 @@
 """Passes over one row of logits, in vectors: its largest, the sum of its exponentials, what lies above a threshold."""
 
-from std.memory import pack_bits
 from std.utils.numerics import neg_inf
 
 from ..utils.exp import exp_vector

@@ -9,7 +9,7 @@ from std.math import fma
 from std.memory import bitcast
 from std.sys import CompilationTarget, inlined_assembly, simd_width_of
 
-from ..memory.kv_cache import PANEL, pair_size
+from ..memory.kv_cache import pair_size
 from ..utils.types import ReadPtr
 
 comptime LANES = 16

@@ -8,7 +8,7 @@ from std.memory import stack_allocation
 from ..memory.batch import request_of
 from ..memory.kv_cache import PagedKVCache
 from ..utils.parallel import parallel_ranges
-from ..utils.types import MutableInputTensor, ReadPtr, WritePtr, require_cpu, untracked
+from ..utils.types import MutableInputTensor, require_cpu, untracked
 from .normalization import rms_norm_row
 from .rope import rotate_half
 

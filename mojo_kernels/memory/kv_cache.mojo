@@ -10,10 +10,6 @@ for keys, [head_dim / P, 16, P], and dimensions for values, [16 / P, head_dim, P
 attention interleaves what it reads.
 """
 
-from extensibility import InputTensor
-from std.math import round
-from std.memory import bitcast
-from std.sys import size_of
 
 from ..utils.types import MutableInputTensor, ReadPtr, WritePtr, untracked
 
