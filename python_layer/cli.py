@@ -40,7 +40,7 @@ def _panel(name: str, text: str) -> Any:
 
 Model = Annotated[str | None, typer.Option(help="Checkpoint folder, GGUF file or hub id; default: models/mili-tiny.")]
 Dtype = Annotated[str | None, typer.Option(help="Type of the matrices: auto, float32, bfloat16 or float16.")]
-KVDtype = Annotated[str | None, typer.Option(help="Type of the KV cache: auto, float32 or bfloat16.")]
+KVDtype = Annotated[str | None, typer.Option(help="Type of the KV cache: auto, float32, bfloat16 or int8.")]
 Quantization = Annotated[str | None, typer.Option(help="auto (as the checkpoint is), none, int8 or int4.")]
 Threads = Annotated[int | None, typer.Option(help="Threads that compute; 0 is one per physical core.")]
 PageSize = Annotated[int | None, typer.Option(help="Positions per page of the KV cache.")]
@@ -172,7 +172,7 @@ def serve(
         str | None, _panel("Model", "Checkpoint folder, GGUF file or hub id; default: models/mili-tiny.")
     ] = None,
     dtype: Annotated[str | None, _panel("Model", "Type of the matrices: auto, float32, bfloat16 or float16.")] = None,
-    kv_dtype: Annotated[str | None, _panel("Model", "Type of the KV cache: auto, float32 or bfloat16.")] = None,
+    kv_dtype: Annotated[str | None, _panel("Model", "Type of the KV cache: auto, float32, bfloat16 or int8.")] = None,
     quantization: Annotated[
         str | None, _panel("Model", "How matrices are rounded: auto (as the checkpoint is), none, int8 or int4.")
     ] = None,

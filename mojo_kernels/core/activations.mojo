@@ -3,8 +3,8 @@
 import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
-from std.math import exp
 
+from ..utils.exp import exp_vector
 from ..utils.parallel import parallel_ranges
 from ..utils.simd import WIDTH
 from ..utils.types import require_cpu, untracked
@@ -13,7 +13,7 @@ from ..utils.types import require_cpu, untracked
 @always_inline
 def silu[width: Int](x: SIMD[DType.float32, width]) -> SIMD[DType.float32, width]:
     """`x * sigmoid(x)`."""
-    return x / (1 + exp(-x))
+    return x / (1 + exp_vector[width](-x))
 
 
 @extensibility.register("mili.swiglu")

@@ -8,20 +8,12 @@ from std.memory import stack_allocation
 from ..memory.batch import request_of
 from ..memory.kv_cache import PagedKVCache
 from ..utils.parallel import parallel_ranges
-from ..utils.types import MutableInputTensor, ReadPtr, WritePtr, require_cpu, untracked
+from ..utils.types import MutableInputTensor, require_cpu, untracked
 from .normalization import rms_norm_row
 from .rope import rotate_half
 
 comptime MAX_HEAD_DIM = 128
-
-
-@always_inline
-def store_row[
-    dtype: DType
-](target: WritePtr[dtype], source: ReadPtr[DType.float32], size: Int):
-    """Copies `size` values, a multiple of 16, into the cache's type."""
-    for i in range(0, size, 16):
-        target.unsafe_store(i, source.unsafe_load[width=16](i).cast[dtype]())
+comptime LANES = 16
 
 
 @extensibility.register("mili.qk_norm_rope_store")
@@ -29,14 +21,14 @@ struct QKNormRopeStore:
     """RMSNorm of each query and key head, RoPE, and the write of K and V into their pages.
 
     `qkv[T, (Hq + 2 Hkv) D]` holds queries, keys and values in each row. The rotated queries come out as
-    `q[T, Hq D]`; row t of request b writes to page `page_table[b, positions[t] / page_size]`.
+    `q[T, Hq D]`, in float32 or bfloat16; row t of request b writes to page `page_table[b, positions[t] / page_size]`.
     """
 
     @staticmethod
     def execute[
         target: StaticString
     ](
-        q: OutputTensor[dtype=DType.float32, rank=2, ...],
+        q: OutputTensor[rank=2, ...],
         cache: MutableInputTensor[rank=6, ...],
         qkv: InputTensor[dtype=DType.float32, rank=2, ...],
         q_gamma: InputTensor[dtype=DType.float32, rank=1, ...],
@@ -68,25 +60,26 @@ struct QKNormRopeStore:
         var table_in = untracked(page_table.unsafe_ptr())
 
         def rows(begin: Int, end: Int) {imm}:
-            var key = untracked(stack_allocation[MAX_HEAD_DIM, Float32]())
+            var head = untracked(stack_allocation[MAX_HEAD_DIM, Float32]())
             for t in range(begin, end):
                 var source = qkv_in.unsafe_offset(t * qkv_size)
                 var angles = rope_in.unsafe_offset(t * head_dim)
                 for h in range(q_heads):
-                    var head = q_out.unsafe_offset(t * q_size + h * head_dim)
                     rms_norm_row(head, source.unsafe_offset(h * head_dim), q_gamma_in, head_dim, eps)
                     rotate_half(head, angles, head_dim)
+                    var place = q_out.unsafe_offset(t * q_size + h * head_dim)
+                    for i in range(0, head_dim, LANES):
+                        place.unsafe_store(i, head.unsafe_load[width=LANES](i).cast[q.dtype]())
                 var request = request_of(offsets_in, requests, t)
                 var position = Int(positions_in[unsafe_offset=t])
                 var page = Int(
                     table_in[unsafe_offset=request * pages_per_request + position // kv.page_size]
                 )
-                var slot = position % kv.page_size
+                var last = t + 1 == Int(offsets_in[unsafe_offset=request + 1])
                 for h in range(kv_heads):
                     var k = source.unsafe_offset(q_size + h * head_dim)
-                    rms_norm_row(key, k, k_gamma_in, head_dim, eps)
-                    rotate_half(key, angles, head_dim)
-                    store_row(kv.key(page, h, slot), key, head_dim)
-                    store_row(kv.value(page, h, slot), k.unsafe_offset(kv_heads * head_dim), head_dim)
+                    rms_norm_row(head, k, k_gamma_in, head_dim, eps)
+                    rotate_half(head, angles, head_dim)
+                    kv.store(page, h, position % kv.page_size, head, k.unsafe_offset(kv_heads * head_dim), last)
 
         parallel_ranges(q.dim_size(0), 4 * qkv_size, rows)

@@ -1,6 +1,56 @@
 """The ragged batch: rows of several requests, one after the other."""
 
-from ..utils.types import ReadPtr
+from ..utils.types import ReadPtr, WritePtr
+
+
+@fieldwise_init
+struct RaggedQueries[dtype: DType](TrivialRegisterPassable):
+    """The queries of a ragged batch and where each finds its keys.
+
+    A request's query rows for one KV head are numbered token by token: row r is query head `r % group` of the
+    token `r // group`.
+    """
+
+    var q: ReadPtr[Self.dtype]
+    """[T, q_size]."""
+    var out_: WritePtr[DType.float32]
+    """[T, q_size]."""
+    var positions: ReadPtr[DType.int32]
+    """[T]."""
+    var row_offsets: ReadPtr[DType.int32]
+    """[requests + 1]."""
+    var page_table: ReadPtr[DType.int32]
+    """[requests, pages_per_request]."""
+    var requests: Int
+    var pages_per_request: Int
+    var q_size: Int
+    var group: Int
+    """Query heads per KV head."""
+
+    @always_inline
+    def first_token(self, request: Int) -> Int:
+        """The first of a request's tokens in this batch."""
+        return Int(self.row_offsets[unsafe_offset=request])
+
+    @always_inline
+    def rows(self, request: Int) -> Int:
+        """Query rows of a request per KV head."""
+        return (self.first_token(request + 1) - self.first_token(request)) * self.group
+
+    @always_inline
+    def token(self, request: Int, row: Int) -> Int:
+        """The token of a query row."""
+        return self.first_token(request) + row // self.group
+
+    @always_inline
+    def keys(self, request: Int, row: Int) -> Int:
+        """Number of keys a row may see: its position + 1."""
+        return Int(self.positions[unsafe_offset=self.token(request, row)]) + 1
+
+    @always_inline
+    def offset(self, request: Int, kv_head: Int, row: Int, head_dim: Int) -> Int:
+        """Where a row's query and output begin."""
+        return self.token(request, row) * self.q_size + (kv_head * self.group + row % self.group) * head_dim
 
 
 def request_of(row_offsets: ReadPtr[DType.int32], requests: Int, row: Int) -> Int:

@@ -1,12 +1,28 @@
 """The paged KV cache (PagedAttention, Kwon et al. 2023, arXiv:2309.06180, section 4).
 
-One buffer [pages, layers, 2, kv_heads, page_size, head_dim]: a page holds `page_size` positions of one
-request in every layer, keys (0) and values (1), so that copying or swapping a page is one copy.
+One buffer [pages, layers, 2, kv_heads, page_size, row]: a page holds `page_size` positions of one request in every
+layer, keys (0) and values (1), so that copying or swapping a page is one copy. A row is head_dim numbers; in an int8
+cache four bytes more, and the scales of all rows of a head, float32, lie behind their numbers.
+
+The positions of a page lie in panels of 16 [16 head_dim], interleaved as attention reads them: lanes are positions
+for keys, [head_dim / P, 16, P], and dimensions for values, [16 / P, head_dim, P]. P is 2 where CPUs multiply pairs
+(bfloat16, int8) and 1 for float32. Where 16 does not divide the page size, a page holds plain rows instead, and
+attention interleaves what it reads.
 """
 
-from extensibility import InputTensor
 
-from ..utils.types import MutableInputTensor, WritePtr, untracked
+from ..utils.types import MutableInputTensor, ReadPtr, WritePtr, untracked
+
+comptime PANEL = 16
+"""Positions of a panel."""
+comptime SCALE_BYTES = 4
+"""Bytes of a row's scale in an int8 cache."""
+
+
+@always_inline
+def pair_size[dtype: DType]() -> Int:
+    """Numbers that lie together because CPUs multiply them at once: P above."""
+    return 1 if dtype == DType.float32 else 2
 
 
 @fieldwise_init
@@ -20,30 +36,124 @@ struct PagedKVCache[dtype: DType](TrivialRegisterPassable):
     var page_size: Int
     var head_dim: Int
 
-    def __init__(
-        out self, cache: MutableInputTensor[dtype=Self.dtype, rank=6, ...], layer: Int
-    ):
+    def __init__(out self, cache: MutableInputTensor[dtype=Self.dtype, rank=6, ...], layer: Int):
         """One layer of a cache.
 
         Args:
-            cache: [pages, layers, 2, kv_heads, page_size, head_dim].
+            cache: [pages, layers, 2, kv_heads, page_size, row].
             layer: Index of the layer.
         """
         self.page_size = cache.dim_size(4)
         self.head_dim = cache.dim_size(5)
         self.head_stride = self.page_size * self.head_dim
+        comptime if Self.dtype == DType.int8:
+            self.head_dim -= SCALE_BYTES
         self.value_offset = cache.dim_size(3) * self.head_stride
         self.page_stride = cache.dim_size(1) * 2 * self.value_offset
         self.data = untracked(cache.unsafe_ptr()).unsafe_offset(layer * 2 * self.value_offset)
 
     @always_inline
-    def key(self, page: Int, head: Int, slot: Int) -> WritePtr[Self.dtype]:
-        """The key vector [head_dim] at `slot` of a page."""
-        return self.data.unsafe_offset(
-            page * self.page_stride + head * self.head_stride + slot * self.head_dim
-        )
+    def in_panels(self) -> Bool:
+        """Whether positions lie in panels; else in plain rows."""
+        return self.page_size % PANEL == 0
 
     @always_inline
-    def value(self, page: Int, head: Int, slot: Int) -> WritePtr[Self.dtype]:
-        """The value vector [head_dim] at `slot` of a page."""
-        return self.key(page, head, slot).unsafe_offset(self.value_offset)
+    def keys(self, page: Int, head: Int) -> WritePtr[Self.dtype]:
+        """Where a head's keys of a page begin; its values begin `value_offset` later."""
+        return self.data.unsafe_offset(page * self.page_stride + head * self.head_stride)
+
+    @always_inline
+    def scales(self, page: Int, head: Int) -> WritePtr[DType.float32]:
+        """The scales [page_size] of a head's keys in an int8 cache; those of its values `value_offset` bytes later."""
+        var address = Int(self.keys(page, head)) + self.page_size * self.head_dim
+        return WritePtr[DType.float32](unsafe_from_address=address)
+
+    def store(
+        self, page: Int, head: Int, slot: Int, key: ReadPtr[DType.float32], value: ReadPtr[DType.float32], last: Bool
+    ):
+        """Writes a position's key and value.
+
+        Args:
+            page: The page.
+            head: The KV head.
+            slot: The position's place in the page.
+            key: [head_dim].
+            value: [head_dim].
+            last: No later position of the page is written in this step. The other half of a pair of values is set
+                to zero then: attention reads it, with weight zero, before it is written.
+        """
+        comptime pair = pair_size[Self.dtype]()
+        var d = self.head_dim
+        var keys = self.keys(page, head)
+        var values = keys.unsafe_offset(self.value_offset)
+        var factors = SIMD[DType.float32, 2](1)
+        comptime if Self.dtype == DType.int8:
+            var scales = SIMD[DType.float32, 2](largest_magnitude(key, d), largest_magnitude(value, d)) / 127
+            self.scales(page, head)[unsafe_offset=slot] = scales[0]
+            self.scales(page, head)[unsafe_offset=slot + self.value_offset // SCALE_BYTES] = scales[1]
+            factors = scales.gt(0).select(1 / scales, 0)
+        for i in range(0, d, PANEL):
+            var k = convert[Self.dtype](key, i, factors[0])
+            var v = convert[Self.dtype](value, i, factors[1])
+            if self.in_panels():
+                var panel = (slot - slot % PANEL) * d
+                put_in_panel(keys.unsafe_offset(panel), values.unsafe_offset(panel), slot % PANEL, d, i, k, v, last)
+            else:
+                keys.unsafe_store(slot * d + i, k)
+                values.unsafe_store(slot * d + i, v)
+
+
+@always_inline
+def put_in_panel[
+    dtype: DType
+](
+    keys: WritePtr[dtype],
+    values: WritePtr[dtype],
+    lane: Int,
+    head_dim: Int,
+    i: Int,
+    key: SIMD[dtype, PANEL],
+    value: SIMD[dtype, PANEL],
+    last: Bool,
+):
+    """Writes a part of a position's key and value into a panel of each.
+
+    Args:
+        keys: The panel of keys.
+        values: The panel of values.
+        lane: The position's place in the panel.
+        head_dim: Numbers of a row.
+        i: Where in the row the part lies, a multiple of 16.
+        key: The part of the key.
+        value: The part of the value.
+        last: As in `PagedKVCache.store`.
+    """
+    comptime pair = pair_size[dtype]()
+    var to_key = keys.unsafe_offset(i * PANEL + lane * pair)
+    var to_value = values.unsafe_offset((lane // pair) * pair * head_dim + i * pair + lane % pair)
+    comptime for j in range(PANEL):
+        to_key[unsafe_offset=(j // pair) * pair * PANEL + j % pair] = key[j]
+        to_value[unsafe_offset=j * pair] = value[j]
+    comptime if pair == 2:
+        if last and lane % 2 == 0:
+            comptime for j in range(PANEL):
+                to_value[unsafe_offset=j * pair + 1] = 0
+
+
+@always_inline
+def convert[dtype: DType](source: ReadPtr[DType.float32], offset: Int, factor: Float32) -> SIMD[dtype, PANEL]:
+    """16 numbers in the type of the cache; `factor` is for int8 alone."""
+    var x = source.unsafe_load[width=PANEL](offset)
+    comptime if dtype == DType.int8:
+        return round(x * factor).cast[dtype]()
+    else:
+        return x.cast[dtype]()
+
+
+@always_inline
+def largest_magnitude(x: ReadPtr[DType.float32], size: Int) -> Float32:
+    """The largest |x[i]| of `size` numbers, a multiple of 16."""
+    var most = SIMD[DType.float32, PANEL](0)
+    for i in range(0, size, PANEL):
+        most = max(most, abs(x.unsafe_load[width=PANEL](i)))
+    return most.reduce_max()

@@ -1,8 +1,11 @@
 """Splits independent work over the threads of MAX's pool, when it is worth it."""
 
+from std.atomic import Atomic
 from std.math import ceildiv
 from std.runtime import parallelism_level
 from max.algorithm import sync_parallelize
+
+from .types import WritePtr, untracked
 
 comptime MIN_WORK_PER_TASK = 64 * 1024
 """Operations a task needs before waking a thread for it pays (some 10 us)."""
@@ -50,3 +53,38 @@ def parallel_ranges[
         work(begin, end)
 
     sync_parallelize(task, tasks)
+
+
+@fieldwise_init
+struct WorkQueue(Copyable, TrivialRegisterPassable):
+    """Hands out the numbers of independent items, each once, to whoever comes first."""
+
+    var taken: WritePtr[DType.int64]
+    var items: Int
+
+    @always_inline
+    def take(self) -> Int:
+        """The next item, or a number not below `items` when all are taken."""
+        return Int(Atomic[Int64].fetch_add(self.taken, 1))
+
+
+def parallel_queue[Work: def(WorkQueue) -> None](items: Int, work: Int, worker: Work):
+    """Calls `worker(queue)` on as many cores as pay, for items that take different times.
+
+    Args:
+        items: Number of independent items.
+        work: Rough number of operations of all items.
+        worker: Takes items from the queue until there are no more; called once per thread.
+    """
+    var taken = Int64(0)
+    var queue = WorkQueue(untracked(Pointer(to=taken)), items)
+    var tasks = min(task_count(items, work // max(items, 1)), parallelism_level())
+
+    def task(i: Int) {imm}:
+        worker(queue)
+
+    if tasks == 1:
+        worker(queue)
+    else:
+        sync_parallelize(task, tasks)
+    _ = taken  # must outlive the queue

@@ -126,11 +126,14 @@ def _layer_graph(
             "qk_norm_rope_store",
             [cache.buffer, qkv, w["q_norm"], w["k_norm"], rope, positions, row_offsets, page_table, index.tensor, eps],
             [rows, config.q_size],
+            # They decide what attention multiplies.
+            DType.bfloat16 if linear.paired and cache.buffer.dtype == DType.bfloat16 else FLOAT,
         )
         attended = _op(
             "paged_attention",
             [cache.buffer, queries, positions, row_offsets, page_table, index.tensor],
             [rows, config.q_size],
+            head_dim=config.head_dim,
         )
         mixed = linear.apply("o", attended, w["o"], config.hidden_size, w.get("o_bias"))
         hidden, normed = _add_norm(mixed, hidden, w["post_norm"], eps)
@@ -163,11 +166,13 @@ def _add_norm(
     return total.tensor, normed.tensor
 
 
-def _op(name: str, values: Sequence[Value], shape: Sequence[object]) -> TensorValue:
-    """A custom op with one float32 output; in place where it is given the cache."""
-    out = [TensorType(FLOAT, shape, CPU)]
+def _op(
+    name: str, values: Sequence[Value], shape: Sequence[object], dtype: DType = FLOAT, **parameters: int
+) -> TensorValue:
+    """A custom op with one output; in place where it is given the cache."""
+    out = [TensorType(dtype, shape, CPU)]
     make = ops.inplace_custom if isinstance(values[0], BufferValue) else ops.custom
-    return make(f"mili.{name}", CPU, values, out)[0].tensor
+    return make(f"mili.{name}", CPU, values, out, parameters)[0].tensor
 
 
 def _float(value: float) -> TensorValue:

@@ -18,7 +18,8 @@ class LinearLayers:
 
     Attributes:
         isa: Instruction set of the kernels.
-        paired: Round what is multiplied with bfloat16 matrices to bfloat16, for CPUs with AVX512-BF16.
+        paired: Round what is multiplied with bfloat16 matrices to bfloat16, for CPUs with AVX512-BF16; and queries
+            beside a bfloat16 cache.
         formats: How matrices are quantized, by kind.
     """
 

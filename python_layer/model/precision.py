@@ -5,7 +5,7 @@ from python_layer.utils.cpu import ISAS, multiplies_bfloat16, supported_isas
 from python_layer.utils.errors import ConfigError
 
 MATRIX_DTYPES = ("float32", "bfloat16", "float16")
-CACHE_DTYPES = ("float32", "bfloat16")
+CACHE_DTYPES = ("float32", "bfloat16", "int8")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -15,7 +15,7 @@ def resolve_dtypes(config: Qwen3Config, dtype: str, kv_dtype: str) -> tuple[str,
     Args:
         config: The model; its checkpoint's type is what "auto" means for matrices.
         dtype: "auto", float32, bfloat16 or float16.
-        kv_dtype: "auto", float32 or bfloat16; "auto" is float32 beside float32 matrices, else bfloat16.
+        kv_dtype: "auto", float32, bfloat16 or int8; "auto" is float32 beside float32 matrices, else bfloat16.
 
     Raises:
         ConfigError: Another value.

@@ -83,6 +83,18 @@ def test_logits_of_quantized_matrices(quantization: str, most: float) -> None:
     assert relative_error(np.concatenate(actual), np.concatenate(expected)) < most
 
 
+def test_logits_with_an_int8_cache() -> None:
+    """All else in float32: what is lost is the cache's. And the same bits in chunks and whole."""
+    case = GOLDEN / "tied"
+    model = Qwen3Model.from_pretrained(case, dtype="float32", kv_dtype="int8")
+    exact = Qwen3Model.from_pretrained(case, dtype="float32")
+    assert model.layout.page_bytes < 0.3 * exact.layout.page_bytes
+    for golden in golden_prompts(case):
+        logits = stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=512)
+        assert all(relative_error(*pair) < 3e-2 for pair in zip(logits, golden.logits, strict=True))
+        np.testing.assert_array_equal(stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=7), logits)
+
+
 def test_compute_dtype_must_fit() -> None:
     for arguments in ({"compute_dtype": "float16"}, {"compute_dtype": "bfloat16", "dtype": "float32"}):
         with pytest.raises(ConfigError, match="compute_dtype"):

@@ -1,6 +1,6 @@
 """Each kernel alone on the shapes of Qwen3-0.6B, next to what the machine allows.
 
-    python tests/performance/benchmark_kernels.py [--json]
+    python tests/performance/benchmark_kernels.py [--json] [--only WORD]
 
 The bound of a kernel is the larger of its bytes over the bandwidth and its operations over the FMA rate, both
 measured in the same run. Times are medians; each op runs in a graph of its own through MAX.
@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, TensorType, Value, ops
 
 from python_layer.model.kernels import kernel_package
+from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.packing import packed_shape
 from python_layer.utils.cpu import multiplies_bfloat16, supported_isas
 
@@ -108,51 +110,99 @@ def swiglu(rows: int) -> Case:
     )
 
 
-def attention(requests: int, tokens: int, context: int) -> Case:
-    """Each request computes its last ``tokens`` of ``context`` positions."""
+def attention(requests: int, tokens: int, context: int, layers: int = 1) -> Case:
+    """Each request computes its last ``tokens`` of ``context`` positions, in so many layers one after the other."""
     rows, pages = requests * tokens, -(-context // PAGE)
+    dtype = BF16 if multiplies_bfloat16() else FLOAT
     q_type = tensor(FLOAT, rows, Q_HEADS * HEAD_DIM)
-    cache_shape = [requests * pages, 1, 2, KV_HEADS, PAGE, HEAD_DIM]
+    layout = KVCacheLayout((layers, 2, KV_HEADS, PAGE, HEAD_DIM), BF16)
 
     def build(v: Sequence[Value[Any]]) -> list[Value[Any]]:
-        layer = ops.constant(0, INT, DEVICE)
-        arguments = [v[0].buffer, *(a.tensor for a in v[1:]), layer]
-        return [ops.inplace_custom("mili.paged_attention", DEVICE, arguments, [q_type])[0]]
+        cache, q, *batch = (v[0].buffer, *(a.tensor for a in v[1:]))
+        out = []
+        for layer in range(layers):
+            arguments = [cache, ops.cast(q, dtype), *batch, ops.constant(layer, INT, DEVICE)]
+            size = {"head_dim": HEAD_DIM}
+            out.append(ops.inplace_custom("mili.paged_attention", DEVICE, arguments, [q_type], size)[0])
+        return out
 
     positions = integers([p for _ in range(requests) for p in range(context - tokens, context)])
     offsets = integers([tokens * b for b in range(requests + 1)])
     table = Buffer.from_numpy(np.arange(requests * pages, dtype=np.int32).reshape(requests, pages))
-    seen = requests * sum(range(context - tokens + 1, context + 1))
+    seen = layers * requests * sum(range(context - tokens + 1, context + 1))
     return Case(
-        f"attention {requests} x {tokens} tokens over {context}, bf16",
-        [bfloats(*cache_shape), floats(rows, Q_HEADS * HEAD_DIM), positions, offsets, table],
+        f"attention {requests} x {tokens} tokens over {context}, {layers} layers",
+        [filled_cache(layout, requests * pages), floats(rows, Q_HEADS * HEAD_DIM), positions, offsets, table],
         [
-            BufferType(BF16, cache_shape, DEVICE),
+            BufferType(BF16, [requests * pages, *layout.page_shape], DEVICE),
             q_type,
             tensor(INT, rows),
             tensor(INT, requests + 1),
             tensor(INT, requests, pages),
         ],
         build,
-        requests * context * 2 * KV_HEADS * HEAD_DIM * 2 + 8 * rows * Q_HEADS * HEAD_DIM,
+        layers * (requests * context * 2 * KV_HEADS * HEAD_DIM * 2 + 8 * rows * Q_HEADS * HEAD_DIM),
         4 * seen * Q_HEADS * HEAD_DIM,
     )
 
 
-def cases() -> list[Case]:
+def filled_cache(layout: KVCacheLayout, pages: int) -> Buffer:
+    """A bfloat16 cache of normally distributed numbers, in memory such as the engine's."""
+    memory, cache = layout.allocate_with_memory(pages)
+    numbers = np.random.default_rng(0).standard_normal(1 << 20, np.float32)
+    elements = memory.reshape(-1).view(np.uint16)
+    elements[:] = np.resize((numbers.view(np.uint32) >> 16).astype(np.uint16), elements.size)
+    return cache
+
+
+def sampling(rows: int, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, edits: int = 0) -> Case:
+    """Draws from normally distributed logits, whose deviation of 3 makes them about as peaked as a model's."""
+    rng = np.random.default_rng(0)
+    params = np.tile(np.array([temperature, top_p, 0, 1.1 if edits else 1, 0, 0], np.float32), (rows, 1))
+    tokens = np.concatenate([np.sort(rng.permutation(VOCAB)[:edits]) for _ in range(rows)])
+    arrays = [
+        (rng.standard_normal((rows, VOCAB)) * 3).astype(np.float32),
+        params,
+        np.full(rows, top_k, np.int32),
+        rng.random(rows),
+        np.full(rows, -1, np.int32),
+        np.arange(rows + 1, dtype=np.int32) * edits,
+        tokens.astype(np.int32),
+        np.zeros(rows * edits, np.float32),
+        np.ones(rows * edits, np.int32),
+        np.zeros(rows * edits, np.int32),
+        np.full(rows, -1, np.int32),
+        np.zeros((1, 1), np.uint32),
+    ]
+    out = [tensor(INT, rows), tensor(DType.float64, rows), tensor(INT, rows, 1), tensor(DType.float64, rows, 1)]
+    inputs = [Buffer.from_numpy(array) for array in arrays]
+    kind = f"t={temperature:g} k={top_k} p={top_p:g}" if temperature else "greedy"
+    return Case(
+        f"sample {rows} rows, {kind}, {edits} edits",
+        inputs,
+        [TensorType(value.dtype, value.shape, DEVICE) for value in inputs],
+        lambda v: list(ops.custom("mili.sample", DEVICE, [value.tensor for value in v], out)),
+        4 * rows * VOCAB,
+        rows * VOCAB,
+    )
+
+
+def cases() -> list[partial[Case]]:
+    """In order; each makes its inputs when it is called."""
     return [
-        linear(1, 6144, HIDDEN),
-        linear(1, VOCAB, HIDDEN),
-        linear(16, 6144, HIDDEN),
-        linear(512, 6144, HIDDEN),
-        linear(512, HIDDEN, INNER),
-        add_rms_norm(1),
-        add_rms_norm(512),
-        swiglu(512),
-        attention(1, 1, 512),
-        attention(16, 1, 2048),
-        attention(1, 512, 512),
-        attention(1, 512, 4096),
+        *(partial(linear, *shape) for shape in ((1, 6144, HIDDEN), (1, VOCAB, HIDDEN), (16, 6144, HIDDEN))),
+        *(partial(linear, *shape) for shape in ((512, 6144, HIDDEN), (512, HIDDEN, INNER))),
+        partial(add_rms_norm, 1),
+        partial(add_rms_norm, 512),
+        partial(swiglu, 512),
+        partial(attention, 1, 1, 512, layers=4),
+        partial(attention, 1, 1, 8192, layers=4),
+        partial(attention, 16, 1, 8192),
+        *(partial(attention, 1, 512, context) for context in (512, 2048, 8192)),
+        *(partial(sampling, rows) for rows in (1, 16, 64)),
+        *(partial(sampling, rows, 1.0, top_k=50) for rows in (1, 16, 64)),
+        *(partial(sampling, rows, 0.8, top_p=0.95) for rows in (1, 16, 64)),
+        *(partial(sampling, rows, 0.8, top_k=50, top_p=0.95, edits=1000) for rows in (1, 16, 64)),
     ]
 
 
@@ -183,6 +233,7 @@ def main() -> None:
     """Measures every case and prints a table, or a JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--only", default="", metavar="WORD", help="measure the kernels whose names begin like this")
     options = parser.parse_args()
     limits = measure_limits()
     rows = []
@@ -192,8 +243,10 @@ def main() -> None:
             f"{limits.threads} threads, fork and join {limits.fork_join_us:.1f} us"
         )
         print(f"{'kernel':46} {'us':>10} {'GB/s':>8} {'GFLOP/s':>8}  {'bound':10} {'reached':>7}")
-    for case in cases():
-        row = measure(case, limits)
+    for make in cases():
+        if not make.func.__name__.startswith(options.only):
+            continue
+        row = measure(make(), limits)
         rows.append(row)
         if not options.json:
             print(

@@ -21,7 +21,7 @@ def tensor(dtype: DType, *shape: int | str) -> TensorType:
 
 def cache_type(dtype: DType) -> BufferType:
     """The type of a KV cache with every size symbolic."""
-    return BufferType(dtype, ["pages", "layers", 2, "kv_heads", "page_size", "head_dim"], DEVICE)
+    return BufferType(dtype, ["pages", "layers", 2, "kv_heads", "page_size", "row"], DEVICE)
 
 
 class OpRunner:

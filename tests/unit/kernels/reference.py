@@ -27,3 +27,25 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, positions: np.ndarray
             weights = np.exp(scores - scores.max())
             out[t, head] = weights / weights.sum() @ v[: position + 1, head // group]
     return out
+
+
+def int8_pages(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers [..., page_size, D] and scales [..., page_size] of an int8 cache [..., page_size, D + 4]."""
+    *outer, page_size, row = stored.shape
+    flat = np.ascontiguousarray(stored).reshape(*outer, page_size * row)
+    numbers, scales = np.split(flat, [page_size * (row - 4)], axis=-1)
+    return numbers.reshape(*outer, page_size, row - 4), np.ascontiguousarray(scales).view(np.float32)
+
+
+def plain_pages(stored: np.ndarray, pair: int) -> np.ndarray:
+    """Rows of a KV cache [pages, layers, 2, kv_heads, page_size, D] that lies in panels (see ``kv_cache.mojo``)."""
+    *outer, _, _, page_size, size = stored.shape
+    if page_size % 16:
+        return stored
+    plain = np.empty_like(stored)
+    shape = (*outer, stored.shape[-3], page_size // 16)
+    keys = stored[..., 0, :, :, :].reshape(*shape, size // pair, 16, pair)
+    plain[..., 0, :, :, :] = np.swapaxes(keys, -3, -2).reshape(plain[..., 0, :, :, :].shape)
+    values = stored[..., 1, :, :, :].reshape(*shape, 16 // pair, size, pair)
+    plain[..., 1, :, :, :] = np.swapaxes(values, -2, -1).reshape(plain[..., 1, :, :, :].shape)
+    return plain

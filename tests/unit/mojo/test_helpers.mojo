@@ -1,14 +1,17 @@
 """Unit tests of the helpers of the kernels."""
 
+from std.math import exp, exp2
 from std.runtime import parallelism_level
 from std.testing import TestSuite, assert_almost_equal, assert_equal, assert_true
+from std.utils.numerics import neg_inf
 
 from mojo_kernels.core.activations import silu
 from mojo_kernels.core.linear import linear_cpu
 from mojo_kernels.core.normalization import rms_norm_row
 from mojo_kernels.core.rope import rotate_half
 from mojo_kernels.memory.batch import request_of
-from mojo_kernels.utils.parallel import parallel_ranges, task_count
+from mojo_kernels.utils.exp import exp2_vector, exp_vector
+from mojo_kernels.utils.parallel import WorkQueue, parallel_queue, parallel_ranges, task_count
 from mojo_kernels.utils.simd import sum_of_squares
 from mojo_kernels.utils.types import untracked
 
@@ -51,6 +54,42 @@ def test_ranges_cover_every_item_once() raises:
             parallel_ranges(items, 1_000_000, count, grain=grain)
             for i in range(items):
                 assert_equal(counts[i], 1)
+
+
+def test_a_queue_hands_out_every_item_once() raises:
+    for items in [0, 1, 3, 1000]:
+        var counts = List[Int](length=items + 1, fill=0)
+        var p = counts.unsafe_ptr()
+
+        def count(queue: WorkQueue) {var p}:
+            var i = queue.take()
+            while i < queue.items:
+                p[unsafe_offset=i] += 1
+                i = queue.take()
+
+        parallel_queue(items, 100_000_000, count)
+        for i in range(items):
+            assert_equal(counts[i], 1)
+        _ = counts^
+
+
+def test_powers_of_two() raises:
+    assert_equal(exp2_vector[1](Float32(0)), 1)
+    assert_equal(exp2_vector[1](Float32(-126.5)), 0)
+    assert_equal(exp2_vector[1](neg_inf[DType.float32]()), 0)
+    assert_equal(exp2_vector[1](Float32(500)), exp2_vector[1](Float32(127)))
+    var worst = Float64(0)
+    var x = Float32(-126)
+    while x <= 127:
+        var exact = exp2(x.cast[DType.float64]())
+        worst = max(worst, abs(exp2_vector[1](x).cast[DType.float64]() / exact - 1))
+        x += 0.00137
+    assert_true(worst < 2.5e-7)
+
+
+def test_exponentials() raises:
+    for x in [-80.0, -20.5, -1.0, -1e-3, 0.3, 7.7, 60.0]:
+        assert_almost_equal(exp_vector[1](Float32(x)).cast[DType.float64](), exp(Float64(x)), rtol=2.5e-7 + 1e-7 * abs(x))
 
 
 def test_sum_of_squares() raises:
@@ -102,9 +141,10 @@ def test_silu() raises:
 
 def test_linear_of_one_element() raises:
     var x: List[Float32] = [2]
-    var w: List[BFloat16] = [-3]
+    var w = List[BFloat16](length=128, fill=0)  # a panel: 64 rows, a pair of columns
+    w[0] = -3
     var y: List[Float32] = [0]
-    linear_cpu(untracked(y.unsafe_ptr()), untracked(x.unsafe_ptr()), untracked(w.unsafe_ptr()), 1, 1, 1)
+    linear_cpu["portable"](untracked(y.unsafe_ptr()), untracked(x.unsafe_ptr()), untracked(w.unsafe_ptr()), 1, 1, 1)
     assert_equal(y[0], -6)
     _ = x^
     _ = w^

@@ -1,0 +1,313 @@
+"""Attention of a tile of query rows over the positions of one request, a block after the other.
+
+A block's scores are all computed before its softmax, whose maximum is the block's own; blocks are then merged in order
+by their maxima (FlashAttention, Dao et al. 2022, arXiv:2205.14135, section 3.1). Blocks begin at multiples of BLOCK
+from position 0, and what one gives does not depend on who computes it: one thread may take all blocks of a tile, or
+several threads some each, without a bit's difference.
+"""
+
+from std.math import ceildiv, fma, round, sqrt
+
+from ..memory.batch import RaggedQueries
+from ..memory.block import BLOCK, PANELS, Block
+from ..memory.kv_cache import PANEL, PagedKVCache, pair_size
+from ..utils.exp import LOG2_E
+from ..utils.types import ReadPtr, WritePtr, untracked
+from .products import LANES, ONE_PASS, ROWS, VECTORS, Vector16, add_products, sum_type
+from .softmax import INT16_MAX, MASKED, merge_factors, weigh_row
+
+comptime TILE_ROWS = 72
+"""Most query rows of a tile: so many share each load of a key or value from memory."""
+comptime PARTIAL = LANES
+"""Room of a saved row before its totals: its maximum and weight, and what keeps vectors aligned."""
+
+
+def operand_type[cache_type: DType, query_type: DType]() -> DType:
+    """The type of what is multiplied with keys and values; bfloat16 queries ask for bfloat16 pairs."""
+    return DType.int16 if cache_type == DType.int8 else query_type
+
+
+struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
+    """The state of one tile; made once per thread and used for many tiles.
+
+    Parameters:
+        cache_type: Type of the cache: float32, bfloat16 or int8.
+        query_type: Type of the queries: float32, or bfloat16 with a cache of it.
+        head_dim: A multiple of 64.
+    """
+
+    comptime operand = operand_type[Self.cache_type, Self.query_type]()
+    comptime pair = pair_size[Self.cache_type]()
+    comptime Sums = SIMD[sum_type[Self.cache_type](), LANES]
+    comptime width = Self.head_dim // LANES
+    """Vectors of a head."""
+
+    var batch: RaggedQueries[Self.query_type]
+    var block: Block[Self.cache_type, Self.head_dim]
+    var request: Int
+    var first_head: Int
+    var heads: Int
+    """KV heads; row r of the tile is query row `r % rows` of its KV head `r // rows`."""
+    var first_row: Int
+    """Of the request's query rows for a head."""
+    var rows: Int
+    """For each head."""
+    var queries: Array[SIMD[Self.operand, LANES], TILE_ROWS * Self.width]
+    """[TILE_ROWS, head_dim]."""
+    var query_scale: Array[Float32, TILE_ROWS]
+    """What scores are multiplied with: log2(e) / sqrt(head_dim), times the scale of an int16 query."""
+    var limit: Array[Int, TILE_ROWS]
+    """Number of keys each query row may see; it never falls from row to row."""
+    var scores: Array[Vector16, TILE_ROWS * PANELS]
+    """[TILE_ROWS, BLOCK]: base 2 logarithms of weights."""
+    var weights: Array[SIMD[Self.operand, LANES], TILE_ROWS * PANELS]
+    """[TILE_ROWS, BLOCK]: 2^(score - the block's maximum)."""
+    var sums: Array[Self.Sums, TILE_ROWS * Self.width]
+    """[TILE_ROWS, head_dim]: the block's weighted values, as far as they are added."""
+    var maximum: Array[Float32, TILE_ROWS]
+    """The largest score so far."""
+    var weight: Array[Float32, TILE_ROWS]
+    """The sum of 2^(score - maximum) so far."""
+    var total: Array[Vector16, TILE_ROWS * Self.width]
+    """[TILE_ROWS, head_dim]: the sum of the values so far, weighted likewise."""
+    var decay: Array[Float32, TILE_ROWS]
+    """What the sums so far are multiplied with as the block is merged."""
+    var gain: Array[Float32, TILE_ROWS]
+    """What the block's sums are multiplied with."""
+    var weight_scale: Array[Float32, TILE_ROWS]
+    """The scale of int16 weights, else 1."""
+
+    def __init__(out self, batch: RaggedQueries[Self.query_type], kv: PagedKVCache[Self.cache_type]):
+        self.batch = batch
+        self.block = Block[Self.cache_type, Self.head_dim](kv)
+        self.request = 0
+        self.first_head = 0
+        self.heads = 0
+        self.first_row = 0
+        self.rows = 0
+        self.queries = {uninitialized = True}
+        self.query_scale = {uninitialized = True}
+        self.limit = {uninitialized = True}
+        self.scores = {uninitialized = True}
+        self.weights = {uninitialized = True}
+        self.sums = {uninitialized = True}
+        self.maximum = {uninitialized = True}
+        self.weight = {uninitialized = True}
+        self.total = {uninitialized = True}
+        self.decay = {uninitialized = True}
+        self.gain = {uninitialized = True}
+        self.weight_scale = {uninitialized = True}
+
+    def begin(mut self, request: Int, first_head: Int, heads: Int, first_row: Int):
+        """Takes the queries of a tile, and forgets the one before.
+
+        Args:
+            request: The request.
+            first_head: The first KV head.
+            heads: KV heads; with few rows for each, a tile reads what lies together in pages.
+            first_row: The first of the request's query rows for a head.
+        """
+        self.request = request
+        self.first_head = first_head
+        self.heads = heads
+        self.first_row = first_row
+        self.rows = min(TILE_ROWS // heads, self.batch.rows(request) - first_row)
+        for r in range(self.rows):
+            self.limit[r] = self.batch.keys(request, first_row + r)
+        for r in range(self.heads * self.rows):
+            self.take_query(r)
+            self.maximum[r] = MASKED
+            self.weight[r] = 0
+            comptime for d in range(Self.width):
+                self.total[r * Self.width + d] = 0
+
+    @always_inline
+    def place(self, r: Int) -> Int:
+        """Where a row's query and output lie."""
+        var head = self.first_head + r // self.rows
+        return self.batch.offset(self.request, head, self.first_row + r % self.rows, Self.head_dim)
+
+    @always_inline
+    def take_query(mut self, r: Int):
+        var q = self.batch.q.unsafe_offset(self.place(r))
+        self.query_scale[r] = LOG2_E / sqrt(Float32(Self.head_dim))
+        comptime if Self.operand == DType.int16:
+            var most = Vector16(0)
+            comptime for d in range(Self.width):
+                most = max(most, abs(q.unsafe_load[width=LANES](d * LANES).cast[DType.float32]()))
+            var scale = most.reduce_max() / INT16_MAX
+            var inverse = 1 / scale if scale > 0 else Float32(0)
+            self.query_scale[r] *= scale
+            comptime for d in range(Self.width):
+                var x = q.unsafe_load[width=LANES](d * LANES).cast[DType.float32]()
+                self.queries[r * Self.width + d] = round(x * inverse).cast[Self.operand]()
+        else:
+            comptime for d in range(Self.width):
+                self.queries[r * Self.width + d] = q.unsafe_load[width=LANES](d * LANES).cast[Self.operand]()
+
+    def add_block(mut self, index: Int):
+        """Computes a block, and merges it with what was added before; blocks come in order."""
+        var start = index * BLOCK
+        var first = 0
+        while self.limit[first] <= start:
+            first += 1
+        self.block.find(self.batch, self.request, self.first_head, start, self.limit[self.rows - 1])
+        var panels = self.block.panels
+        for panel in range(0, panels, VECTORS):
+            for head in range(self.heads):
+                self.score_rows(head, first, panel, start)
+        for head in range(self.heads):
+            for row in range(first, self.rows):
+                self.weigh(head, row, min(BLOCK, self.limit[row] - start))
+        # Several heads take turns sooner, so that what lies together in pages is read together.
+        var step = PANELS if self.heads == 1 else VECTORS
+        for panel in range(0, panels, step):
+            for head in range(self.heads):
+                self.add_value_rows(head, first, panel, min(panel + step, panels), start)
+
+    @always_inline
+    def weigh(mut self, head: Int, row: Int, visible: Int):
+        """Softmax of a row over the block, and how to merge it."""
+        var r = head * self.rows + row
+        var sums = weigh_row[Self.operand](
+            untracked(self.scores.unsafe_ptr().unsafe_bitcast[Float32]()).unsafe_offset(r * BLOCK),
+            untracked(self.weights.unsafe_ptr().unsafe_bitcast[Scalar[Self.operand]]()).unsafe_offset(r * BLOCK),
+            visible,
+            self.block,
+            head,
+        )
+        var both, decay, gain = merge_factors(self.maximum[r], sums.maximum)
+        self.maximum[r] = both
+        self.decay[r] = decay
+        self.gain[r] = gain
+        self.weight_scale[r] = sums.scale
+        self.weight[r] = fma(sums.weight, gain, self.weight[r] * decay)
+
+    @always_inline
+    def score_rows(mut self, head: Int, first: Int, panel: Int, start: Int):
+        """Scores of a head's rows from `first` on over some panels, as many at a time as registers allow."""
+        var row = first
+        while row < self.rows:
+            comptime for rows in [ROWS, 2, 1]:
+                if self.rows - row >= rows:
+                    if self.limit[row + rows - 1] > start + panel * PANEL:
+                        self.score[rows](head, row, panel)
+                    row += rows
+                    break
+
+    @always_inline
+    def add_value_rows(mut self, head: Int, first: Int, begin: Int, end: Int, start: Int):
+        """Adds the values of some panels to a head's rows from `first` on, likewise."""
+        var row = first
+        while row < self.rows:
+            comptime for rows in [ROWS, 2, 1]:
+                if self.rows - row >= rows:
+                    comptime vectors = min(Self.width, VECTORS if rows > 2 else ONE_PASS)
+                    var visible = self.limit[row + rows - 1] - start
+                    for column in range(0, Self.width, vectors):
+                        self.add_values[rows, vectors](head, row, column, begin, end, visible)
+                    row += rows
+                    break
+
+    @always_inline
+    def score[rows: Int](mut self, head: Int, row: Int, panel: Int):
+        """Computes the scores of `rows` rows over VECTORS panels."""
+        var first = head * self.rows + row
+        var acc = Array[Self.Sums, rows * VECTORS](fill=0)
+        var keys = Array[ReadPtr[Self.cache_type], VECTORS](fill=self.block.keys[panel])
+        comptime for v in range(VECTORS):
+            # Where the block has no panel, any stands in: what it gives is masked.
+            keys[v] = self.block.keys[min(panel + v, self.block.panels - 1)].unsafe_offset(head * self.block.head_stride)
+        var q = untracked(self.queries.unsafe_ptr().unsafe_bitcast[Scalar[Self.operand]]())
+        add_products[rows, VECTORS](
+            acc,
+            q.unsafe_offset(first * Self.head_dim),
+            Self.head_dim,
+            keys,
+            LANES * Self.pair,
+            Self.head_dim // Self.pair,
+        )
+        var scores = untracked(self.scores.unsafe_ptr().unsafe_bitcast[Float32]())
+        comptime for r in range(rows):
+            comptime for v in range(VECTORS):
+                var s = acc[r * VECTORS + v].cast[DType.float32]() * self.query_scale[first + r]
+                comptime if Self.cache_type == DType.int8:
+                    s *= self.block.key_scales(min(panel + v, self.block.panels - 1), head)
+                scores.unsafe_store((first + r) * BLOCK + (panel + v) * PANEL, s)
+
+    @always_inline
+    def add_values[
+        rows: Int, vectors: Int
+    ](mut self, head: Int, row: Int, column: Int, begin: Int, end: Int, visible: Int):
+        """Adds the weighted values of panels `begin` to `end` for `rows` rows, that see `visible` of the block.
+
+        The block's last panels are followed by its merger with the totals. Only `vectors` vectors of the values are
+        added, from vector `column` on.
+        """
+        comptime step = LANES * Self.pair
+        var first = head * self.rows + row
+        var x = untracked(self.weights.unsafe_ptr().unsafe_bitcast[Scalar[Self.operand]]())
+        var sums = untracked(self.sums.unsafe_ptr().unsafe_bitcast[Scalar[sum_type[Self.cache_type]()]]())
+        var total = untracked(self.total.unsafe_ptr().unsafe_bitcast[Float32]())
+        var place = first * Self.head_dim + column * LANES
+        var acc = Array[Self.Sums, rows * vectors](fill=0)
+        if begin > 0:
+            comptime for r in range(rows):
+                comptime for v in range(vectors):
+                    acc[r * vectors + v] = sums.unsafe_load[width=LANES](place + r * Self.head_dim + v * LANES)
+        for panel in range(begin, min(end, ceildiv(visible, PANEL))):
+            var source = self.block.values[panel].unsafe_offset(head * self.block.head_stride + column * step)
+            var values = Array[ReadPtr[Self.cache_type], vectors](fill=source)
+            comptime for v in range(vectors):
+                values[v] = source.unsafe_offset(v * step)
+            add_products[rows, vectors](
+                acc,
+                x.unsafe_offset(first * BLOCK + panel * PANEL),
+                BLOCK,
+                values,
+                Self.head_dim * Self.pair,
+                min(PANEL // Self.pair, ceildiv(visible - panel * PANEL, Self.pair)),
+            )
+        comptime for r in range(rows):
+            comptime for v in range(vectors):
+                var at = place + r * Self.head_dim + v * LANES
+                if end < self.block.panels:
+                    sums.unsafe_store(at, acc[r * vectors + v])
+                else:
+                    var values = acc[r * vectors + v].cast[DType.float32]() * self.weight_scale[first + r]
+                    var decayed = total.unsafe_load[width=LANES](at) * self.decay[first + r]
+                    total.unsafe_store(at, fma(values, Vector16(self.gain[first + r]), decayed))
+
+    def write(self):
+        """Writes the tile's rows of the output."""
+        for r in range(self.heads * self.rows):
+            var place = self.place(r)
+            var inverse = 1 / self.weight[r]
+            comptime for d in range(Self.width):
+                self.batch.out_.unsafe_store(place + d * LANES, self.total[r * Self.width + d] * inverse)
+
+    def save(self, partial: WritePtr[DType.float32]):
+        """Writes what was added to `partial` [heads rows, PARTIAL + head_dim], for `merge`."""
+        for r in range(self.heads * self.rows):
+            var row = partial.unsafe_offset(r * (PARTIAL + Self.head_dim))
+            row[unsafe_offset=0] = self.maximum[r]
+            row[unsafe_offset=1] = self.weight[r]
+            comptime for d in range(Self.width):
+                row.unsafe_store(PARTIAL + d * LANES, self.total[r * Self.width + d])
+
+    def merge(mut self, partial: ReadPtr[DType.float32]):
+        """Adds a block that another tile of the same queries saved; blocks come in order.
+
+        A row that sees none of the block was saved as it began, with a maximum of minus infinity.
+        """
+        for r in range(self.heads * self.rows):
+            var row = partial.unsafe_offset(r * (PARTIAL + Self.head_dim))
+            if row[unsafe_offset=0] == MASKED:
+                continue
+            var both, decay, gain = merge_factors(self.maximum[r], row[unsafe_offset=0])
+            self.maximum[r] = both
+            self.weight[r] = fma(row[unsafe_offset=1], gain, self.weight[r] * decay)
+            comptime for d in range(Self.width):
+                var sums = row.unsafe_load[width=LANES](PARTIAL + d * LANES)
+                var at = r * Self.width + d
+                self.total[at] = fma(sums, Vector16(gain), self.total[at] * decay)

@@ -1,0 +1,126 @@
+"""Attention's inner loop: rows of numbers against the interleaved panels of the KV cache, sums in registers.
+
+Lanes are positions for scores and dimensions for values; each lane adds its own products in one order for any number
+of rows, so a row's result never depends on the rows beside it (batch invariance). The types decide the instruction:
+bfloat16 pairs (AVX512-BF16), int16 by int8 pairs, whose int32 sums are exact (AVX512-VNNI), or float32 FMAs.
+"""
+
+from std.math import fma
+from std.memory import bitcast
+from std.sys import CompilationTarget, inlined_assembly, simd_width_of
+
+from ..memory.kv_cache import pair_size
+from ..utils.types import ReadPtr
+
+comptime LANES = 16
+comptime Vector16 = SIMD[DType.float32, LANES]
+"""One register with AVX-512, several elsewhere."""
+comptime WIDE = simd_width_of[DType.float32]() == LANES
+comptime ROWS = 6 if WIDE else 2
+"""Rows of a register tile."""
+comptime VECTORS = 4 if WIDE else 2
+"""Vectors of a register tile: ROWS x VECTORS sums must fit the register file."""
+comptime ONE_PASS = 8 if WIDE else 2
+"""Vectors of a register tile of one or two rows."""
+comptime STRIP = 8
+"""Pairs of which first one half is multiplied and then the other: both at once would not fit the registers."""
+
+
+def sum_type[dtype: DType]() -> DType:
+    """The type in which products of a cache of some type are summed."""
+    return DType.int32 if dtype == DType.int8 else DType.float32
+
+
+@always_inline
+def dot_bfloat16(a: Vector16, b: Vector16, acc: Vector16) -> Vector16:
+    """Adds to each lane of acc the two products of the bfloat16 pairs in a and b."""
+    return inlined_assembly["vdpbf16ps $2, $1, $0", Vector16, constraints="=v,v,v,0", has_side_effect=False](a, b, acc)
+
+
+@always_inline
+def dot_int16(a: SIMD[DType.int32, LANES], b: SIMD[DType.int32, LANES], acc: SIMD[DType.int32, LANES]) -> type_of(acc):
+    """Adds to each lane of acc the two products of the int16 pairs in a and b."""
+    comptime if CompilationTarget.has_vnni() and WIDE:
+        return inlined_assembly["vpdpwssd $2, $1, $0", type_of(acc), constraints="=v,v,v,0", has_side_effect=False](
+            a, b, acc
+        )
+    else:
+        return acc + ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16)
+
+
+@always_inline
+def load_half[half: Int, dtype: DType](w: ReadPtr[dtype], offset: Int) -> Vector16:
+    """The first or the second numbers of 16 pairs as float32; where there are no pairs, the numbers."""
+    comptime if pair_size[dtype]() == 1:
+        return w.unsafe_load[width=LANES](offset).cast[DType.float32]()
+    else:
+        var bits = bitcast[DType.uint32, LANES](w.unsafe_load[width=2 * LANES](offset))
+        # A bfloat16 is the upper half of a float32.
+        return bitcast[DType.float32, LANES](bits << 16 if half == 0 else bits & 0xFFFF_0000)
+
+
+@always_inline
+def add_products[
+    rows: Int, vectors: Int, xtype: DType, wtype: DType
+](
+    mut acc: Array[SIMD[sum_type[wtype](), LANES], rows * vectors],
+    x: ReadPtr[xtype],
+    x_stride: Int,
+    w: Array[ReadPtr[wtype], vectors],
+    w_stride: Int,
+    steps: Int,
+):
+    """Adds x[r, k] * w[k, lane] for some k to the sums.
+
+    Parameters:
+        rows: Rows of x.
+        vectors: Vectors of lanes.
+        xtype: Type of x: float32; bfloat16 with a bfloat16 w; int16 with an int8 w.
+        wtype: Type of the cache.
+
+    Args:
+        acc: [rows, vectors].
+        x: The first row, from the first k on.
+        x_stride: Elements from one row of x to the next.
+        w: Of each vector of lanes, its numbers at the first k: P at a time of each of 16 lanes.
+        w_stride: Elements from the P numbers of a lane to its next.
+        steps: Numbers k, or pairs of them.
+    """
+    comptime pair = pair_size[wtype]()
+    comptime if xtype == DType.float32:
+        for begin in range(0, steps, STRIP):
+            comptime for half in range(pair):
+                for k in range(begin, min(begin + STRIP, steps)):
+                    var wv = Array[Vector16, vectors](fill=Vector16(0))
+                    comptime for v in range(vectors):
+                        wv[v] = load_half[half](w[v], k * w_stride)
+                    comptime for r in range(rows):
+                        var xv = Vector16(x[unsafe_offset=r * x_stride + k * pair + half].cast[DType.float32]())
+                        comptime for v in range(vectors):
+                            acc[r * vectors + v] = rebind[type_of(acc[0])](
+                                fma(xv, wv[v], rebind[Vector16](acc[r * vectors + v]))
+                            )
+    elif wtype == DType.bfloat16:
+        for k in range(steps):
+            var wv = Array[Vector16, vectors](fill=Vector16(0))
+            comptime for v in range(vectors):
+                wv[v] = bitcast[DType.float32, LANES](w[v].unsafe_load[width=2 * LANES](k * w_stride))
+            comptime for r in range(rows):
+                var xv = Vector16(bitcast[DType.float32, 1](x.unsafe_load[width=2](r * x_stride + 2 * k))[0])
+                comptime for v in range(vectors):
+                    acc[r * vectors + v] = rebind[type_of(acc[0])](
+                        dot_bfloat16(xv, wv[v], rebind[Vector16](acc[r * vectors + v]))
+                    )
+    else:
+        comptime Sums = SIMD[DType.int32, LANES]
+        for k in range(steps):
+            var wv = Array[Sums, vectors](fill=Sums(0))
+            comptime for v in range(vectors):
+                var wide = w[v].unsafe_load[width=2 * LANES](k * w_stride).cast[DType.int16]()
+                wv[v] = bitcast[DType.int32, LANES](wide)
+            comptime for r in range(rows):
+                var xv = Sums(bitcast[DType.int32, 1](x.unsafe_load[width=2](r * x_stride + 2 * k))[0])
+                comptime for v in range(vectors):
+                    acc[r * vectors + v] = rebind[type_of(acc[0])](
+                        dot_int16(xv, wv[v], rebind[Sums](acc[r * vectors + v]))
+                    )

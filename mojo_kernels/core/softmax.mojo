@@ -1,0 +1,98 @@
+"""The softmax of one query row over a block of positions, as attention merges it with other blocks."""
+
+from std.math import ceildiv, iota, round
+from std.memory import bitcast
+from std.sys import inlined_assembly
+from std.utils.numerics import neg_inf
+
+from ..memory.block import BLOCK, Block
+from ..memory.kv_cache import PANEL
+from ..utils.exp import exp2_vector
+from ..utils.types import WritePtr
+from .products import LANES, Vector16
+
+comptime MASKED = neg_inf[DType.float32]()
+comptime INT16_MAX = Float32(32767)
+
+
+@always_inline
+def to_bfloat16(x: Vector16) -> SIMD[DType.bfloat16, LANES]:
+    """Rounds to the nearest bfloat16 numbers, on CPUs with AVX512-BF16."""
+    var bits = inlined_assembly[
+        "vcvtneps2bf16 $1, $0", SIMD[DType.uint16, LANES], constraints="=v,v", has_side_effect=False
+    ](x)
+    return bitcast[DType.bfloat16, LANES](bits)
+
+
+@fieldwise_init
+struct RowSums(TrivialRegisterPassable):
+    """What a block adds to a row beside its values."""
+
+    var maximum: Float32
+    """The largest score."""
+    var weight: Float32
+    """The sum of 2^(score - maximum)."""
+    var scale: Float32
+    """What the weights were divided by to make them int16, else 1."""
+
+
+def weigh_row[
+    operand: DType
+](
+    scores: WritePtr[DType.float32], weights: WritePtr[operand], visible: Int, block: Block[...], head: Int
+) -> RowSums:
+    """Turns scores into weights 2^(score - maximum).
+
+    Parameters:
+        operand: Type of the weights; int16 ones are weights times the values' scales, in units of their own scale.
+
+    Args:
+        scores: [BLOCK], base 2 logarithms; overwritten.
+        weights: [BLOCK]; zero where the row sees no key.
+        visible: Keys that the row sees, at least 1.
+        block: The block, whose values' scales int16 weights are multiplied with.
+        head: The KV head in the block.
+    """
+    var used = ceildiv(visible, PANEL)
+    var end = used * PANEL
+    var tail = end - PANEL
+    var seen = iota[DType.int32, LANES]().lt(Int32(visible - tail))
+    scores.unsafe_store(tail, seen.select(scores.unsafe_load[width=LANES](tail), Vector16(MASKED)))
+    var largest = Vector16(MASKED)
+    for i in range(0, end, LANES):
+        largest = max(largest, scores.unsafe_load[width=LANES](i))
+    var maximum = largest.reduce_max()
+    var sums = Vector16(0)
+    var most = Vector16(0)
+    for i in range(0, end, LANES):
+        var s = scores.unsafe_load[width=LANES](i)
+        var p = exp2_vector[LANES](s - maximum)
+        sums += p
+        comptime if operand == DType.int16:
+            # The scales behind the last position may be anything.
+            var scaled = p * block.value_scales(i // PANEL, head)
+            scaled = s.gt(MASKED).select(scaled, Vector16(0))
+            scores.unsafe_store(i, scaled)
+            most = max(most, scaled)
+        elif operand == DType.bfloat16:
+            weights.unsafe_store(i, rebind[SIMD[operand, LANES]](to_bfloat16(p)))
+        else:
+            weights.unsafe_store(i, rebind[SIMD[operand, LANES]](p))
+    var scale = Float32(1)
+    comptime if operand == DType.int16:
+        scale = most.reduce_max() / INT16_MAX
+        var inverse = 1 / scale if scale > 0 else Float32(0)
+        for i in range(0, end, LANES):
+            weights.unsafe_store(i, round(scores.unsafe_load[width=LANES](i) * inverse).cast[operand]())
+    # Rows beside this one may see more of the block.
+    for i in range(end, BLOCK, LANES):
+        weights.unsafe_store(i, SIMD[operand, LANES](0))
+    return RowSums(maximum, sums.reduce_add(), scale)
+
+
+@always_inline
+def merge_factors(maximum: Float32, other: Float32) -> Tuple[Float32, Float32, Float32]:
+    """The maximum of two softmax sums, and what to multiply each of them with."""
+    var both = max(maximum, other)
+    var decay = Float32(0) if maximum == MASKED else exp2_vector[1](maximum - both)[0]
+    return both, decay, exp2_vector[1](other - both)[0]

@@ -1,0 +1,114 @@
+"""A block of one request's positions: where the panels of its keys and values lie."""
+
+from std.math import ceildiv
+
+from ..utils.types import ReadPtr, untracked
+from .batch import RaggedQueries
+from .kv_cache import PANEL, SCALE_BYTES, PagedKVCache, put_in_panel
+
+comptime BLOCK = 256
+"""Positions of a block."""
+comptime PANELS = BLOCK // PANEL
+
+
+struct Block[cache_type: DType, head_dim: Int]:
+    """The panels of a block; made once per thread and used for many blocks.
+
+    Those of a KV head after the first lie `head_stride` behind the one before.
+    """
+
+    var kv: PagedKVCache[Self.cache_type]
+    var panels: Int
+    """Panels that the block has."""
+    var head_stride: Int
+    var keys: Array[ReadPtr[Self.cache_type], PANELS]
+    """Of each panel."""
+    var values: Array[ReadPtr[Self.cache_type], PANELS]
+    var scales: Array[ReadPtr[DType.float32], PANELS]
+    """In an int8 cache, the scales [16] of each panel's keys."""
+    var value_scale_offset: Int
+    """From them to those of the panel's values."""
+    var copies: List[Scalar[Self.cache_type]]
+    """[2, BLOCK, head_dim]: the panels of one head, where the cache holds plain rows."""
+    var copied_scales: List[Float32]
+    """[2, BLOCK]: their scales."""
+
+    def __init__(out self, kv: PagedKVCache[Self.cache_type]):
+        self.kv = kv
+        self.panels = 0
+        self.head_stride = kv.head_stride
+        self.keys = {uninitialized = True}
+        self.values = {uninitialized = True}
+        self.scales = {uninitialized = True}
+        self.value_scale_offset = kv.value_offset // SCALE_BYTES if kv.in_panels() else BLOCK
+        var copied = 0 if kv.in_panels() else 2 * BLOCK
+        self.copies = List[Scalar[Self.cache_type]](unsafe_uninit_length=copied * Self.head_dim)
+        self.copied_scales = List[Float32](unsafe_uninit_length=copied)
+
+    def find(mut self, batch: RaggedQueries[_], request: Int, head: Int, start: Int, end: Int):
+        """Finds the panels of up to BLOCK positions of a request.
+
+        Args:
+            batch: Has the request's block table.
+            request: The request.
+            head: The first KV head; the only one where the cache holds plain rows.
+            start: The first position.
+            end: The first position that is not read, in this block or a later one.
+        """
+        var table = batch.page_table.unsafe_offset(request * batch.pages_per_request)
+        var count = min(BLOCK, end - start)
+        self.panels = ceildiv(count, PANEL)
+        if not self.kv.in_panels():
+            self.copy_panels(table, head, start, count)
+            return
+        for panel in range(self.panels):
+            var position = start + panel * PANEL
+            var page = Int(table[unsafe_offset=position // self.kv.page_size])
+            var slot = position % self.kv.page_size
+            self.keys[panel] = self.kv.keys(page, head).unsafe_offset(slot * Self.head_dim)
+            self.values[panel] = self.keys[panel].unsafe_offset(self.kv.value_offset)
+            comptime if Self.cache_type == DType.int8:
+                self.scales[panel] = self.kv.scales(page, head).unsafe_offset(slot)
+
+    def copy_panels(mut self, table: ReadPtr[DType.int32], head: Int, start: Int, count: Int):
+        """Copies plain rows into panels."""
+        var keys = untracked(self.copies.unsafe_ptr())
+        var values = keys.unsafe_offset(BLOCK * Self.head_dim)
+        var scales = untracked(self.copied_scales.unsafe_ptr())
+        for panel in range(self.panels):
+            self.keys[panel] = keys.unsafe_offset(panel * PANEL * Self.head_dim)
+            self.values[panel] = values.unsafe_offset(panel * PANEL * Self.head_dim)
+            self.scales[panel] = scales.unsafe_offset(panel * PANEL)
+        for i in range(count):
+            var page = Int(table[unsafe_offset=(start + i) // self.kv.page_size])
+            var slot = (start + i) % self.kv.page_size
+            var key = self.kv.keys(page, head).unsafe_offset(slot * Self.head_dim)
+            var value = key.unsafe_offset(self.kv.value_offset)
+            var panel = i // PANEL * PANEL * Self.head_dim
+            for d in range(0, Self.head_dim, PANEL):
+                put_in_panel(
+                    keys.unsafe_offset(panel),
+                    values.unsafe_offset(panel),
+                    i % PANEL,
+                    Self.head_dim,
+                    d,
+                    key.unsafe_load[width=PANEL](d),
+                    value.unsafe_load[width=PANEL](d),
+                    i == count - 1,
+                )
+            comptime if Self.cache_type == DType.int8:
+                var scale = self.kv.scales(page, head).unsafe_offset(slot)
+                scales[unsafe_offset=i] = scale[]
+                scales[unsafe_offset=BLOCK + i] = scale[unsafe_offset=self.kv.value_offset // SCALE_BYTES]
+
+    @always_inline
+    def key_scales(self, panel: Int, head: Int) -> SIMD[DType.float32, PANEL]:
+        """The scales of a panel's keys, in an int8 cache."""
+        var own = self.scales[panel].unsafe_offset(head * (self.head_stride // SCALE_BYTES))
+        return own.unsafe_load[width=PANEL](0)
+
+    @always_inline
+    def value_scales(self, panel: Int, head: Int) -> SIMD[DType.float32, PANEL]:
+        """The scales of its values."""
+        var own = self.scales[panel].unsafe_offset(head * (self.head_stride // SCALE_BYTES))
+        return own.unsafe_load[width=PANEL](self.value_scale_offset)
