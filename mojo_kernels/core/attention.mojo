@@ -13,10 +13,13 @@ from max.gpu.host import DeviceContext
 from std.math import ceildiv, exp, fma, sqrt
 from std.utils.numerics import neg_inf
 
+from ..gpu.attention import BatchShape, launch_attention
+from ..gpu.block import GpuRead, GpuWrite
+from ..gpu.pages import CacheShape
 from ..memory.kv_cache import PagedKVCache
 from ..utils.parallel import parallel_ranges
 from ..utils.simd import WIDTH, Vector, widen
-from ..utils.types import ReadPtr, WritePtr, MutableInputTensor, require_cpu, untracked
+from ..utils.types import ReadPtr, WritePtr, MutableInputTensor, floats, untracked
 
 comptime KV_BLOCK = 32
 """Positions per step of the online softmax."""
@@ -258,32 +261,48 @@ struct PagedAttention:
     def execute[
         target: StaticString
     ](
-        y: OutputTensor[dtype=DType.float32, rank=2, ...],
+        y: OutputTensor[rank=2, ...],
         cache: MutableInputTensor[rank=6, ...],
-        q: InputTensor[dtype=DType.float32, rank=2, ...],
+        q: InputTensor[rank=2, ...],
         positions: InputTensor[dtype=DType.int32, rank=1, ...],
         row_offsets: InputTensor[dtype=DType.int32, rank=1, ...],
         page_table: InputTensor[dtype=DType.int32, rank=2, ...],
         layer: Int32,
         ctx: DeviceContext,
     ) raises:
-        require_cpu[target]()
-        var kv = PagedKVCache(cache, Int(layer))
-        var kv_heads = cache.dim_size(3)
-        var batch = RaggedQueries(
-            q=untracked(q.unsafe_ptr()),
-            out_=untracked(y.unsafe_ptr()),
-            positions=untracked(positions.unsafe_ptr()),
-            row_offsets=untracked(row_offsets.unsafe_ptr()),
-            page_table=untracked(page_table.unsafe_ptr()),
-            requests=row_offsets.dim_size(0) - 1,
-            pages_per_request=page_table.dim_size(1),
-            q_size=q.dim_size(1),
-            group=q.dim_size(1) // (kv_heads * kv.head_dim),
-        )
-        if kv.head_dim == 64:
-            paged_attention_cpu[64](batch, kv, kv_heads)
-        elif kv.head_dim == 128:
-            paged_attention_cpu[128](batch, kv, kv_heads)
+        comptime if target == "gpu":
+            comptime assert (
+                cache.dtype == DType.bfloat16 and q.dtype == DType.bfloat16 and y.dtype == DType.bfloat16
+            ), "attention on a GPU is bfloat16"
+            var shape = CacheShape(cache.dim_size(1), cache.dim_size(3), cache.dim_size(4), cache.dim_size(5))
+            launch_attention(
+                rebind[GpuWrite[DType.bfloat16]](y.unsafe_ptr()),
+                rebind[GpuRead[DType.bfloat16]](q.unsafe_ptr()),
+                rebind[GpuRead[DType.bfloat16]](cache.unsafe_ptr().unsafe_offset(Int(layer) * shape.layer_stride())),
+                positions.unsafe_ptr(),
+                row_offsets.unsafe_ptr(),
+                page_table.unsafe_ptr(),
+                BatchShape(q.dim_size(0), row_offsets.dim_size(0) - 1, page_table.dim_size(1), q.dim_size(1) // shape.head_dim),
+                shape,
+                ctx,
+            )
         else:
-            raise Error("mili.paged_attention: head_dim ", kv.head_dim, " is not 64 or 128")
+            var kv = PagedKVCache(cache, Int(layer))
+            var kv_heads = cache.dim_size(3)
+            var batch = RaggedQueries(
+                q=floats(q.unsafe_ptr()),
+                out_=floats(y.unsafe_ptr()),
+                positions=untracked(positions.unsafe_ptr()),
+                row_offsets=untracked(row_offsets.unsafe_ptr()),
+                page_table=untracked(page_table.unsafe_ptr()),
+                requests=row_offsets.dim_size(0) - 1,
+                pages_per_request=page_table.dim_size(1),
+                q_size=q.dim_size(1),
+                group=q.dim_size(1) // (kv_heads * kv.head_dim),
+            )
+            if kv.head_dim == 64:
+                paged_attention_cpu[64](batch, kv, kv_heads)
+            elif kv.head_dim == 128:
+                paged_attention_cpu[128](batch, kv, kv_heads)
+            else:
+                raise Error("mili.paged_attention: head_dim ", kv.head_dim, " is not 64 or 128")

@@ -1,6 +1,6 @@
 """Kernels whose every output depends on a few inputs: gather, SwiGLU, RoPE table, copies of pages."""
 
-from max.gpu import block_idx, thread_idx
+from max.gpu import block_dim, block_idx, thread_idx
 from max.gpu.host import DeviceContext
 from std.math import ceildiv, cos, exp, sin
 
@@ -83,7 +83,7 @@ def rope_table_kernel(
     """A row of cosines and sines per block, an angle per thread."""
     var position = positions[unsafe_offset=block_idx.x].cast[DType.float32]()
     var row = block_idx.x * 2 * Int(half)
-    for i in range(thread_idx.x, Int(half), BLOCK):
+    for i in range(thread_idx.x, Int(half), block_dim.x):
         var angle = position * frequencies[unsafe_offset=i]
         y[unsafe_offset=row + i] = accurate_cos(angle) * scale
         y[unsafe_offset=row + Int(half) + i] = accurate_sin(angle) * scale
@@ -112,3 +112,18 @@ def accurate_cos(angle: Float32) -> Float32:
 def accurate_sin(angle: Float32) -> Float32:
     """The sine, likewise."""
     return sin(within_one_turn(angle))
+
+
+def launch_rope_table(
+    y: GpuWrite[DType.float32],
+    positions: GpuRead[DType.int32],
+    frequencies: GpuRead[DType.float32],
+    rows: Int,
+    half: Int,
+    scale: Float32,
+    ctx: DeviceContext,
+) raises:
+    """Launches the kernel for `rows` positions."""
+    ctx.enqueue_function[rope_table_kernel](
+        y, positions, frequencies, Int32(half), scale, grid_dim=rows, block_dim=min(half, BLOCK)
+    )

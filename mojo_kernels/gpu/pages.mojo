@@ -31,15 +31,32 @@ struct PageLayout(TrivialRegisterPassable):
         return (self.kv_heads << self.page_bits) * self.head_dim
 
 
-def page_bits(page_size: Int) raises -> Int:
-    """The binary logarithm of a page size.
+@fieldwise_init
+struct CacheShape(TrivialRegisterPassable):
+    """The sizes of a cache, as the host knows them."""
 
-    Raises:
-        Error: It is no power of two.
-    """
-    var bits = 0
-    while 1 << bits < page_size:
-        bits += 1
-    if 1 << bits != page_size:
-        raise Error("a GPU needs pages of a power of two of positions, not ", page_size)
-    return bits
+    var layers: Int
+    var kv_heads: Int
+    var page_size: Int
+    var head_dim: Int
+
+    def page_stride(self) -> Int:
+        """Elements from a page to the next."""
+        return self.layers * self.layer_stride()
+
+    def layer_stride(self) -> Int:
+        """Elements from a layer of a page to the next."""
+        return 2 * self.kv_heads * self.page_size * self.head_dim
+
+    def page_bits(self) raises -> Int:
+        """The binary logarithm of the page size.
+
+        Raises:
+            Error: It is no power of two.
+        """
+        var bits = 0
+        while 1 << bits < self.page_size:
+            bits += 1
+        if 1 << bits != self.page_size:
+            raise Error("a GPU needs pages of a power of two of positions, not ", self.page_size)
+        return bits

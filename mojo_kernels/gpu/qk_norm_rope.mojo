@@ -10,7 +10,7 @@ from std.math import ceildiv, rsqrt
 
 from ..memory.batch import request_of
 from .block import BLOCK, GpuRead, GpuWrite, load_floats, shuffle_xor, store_floats
-from .pages import PageLayout, page_bits
+from .pages import CacheShape, PageLayout
 
 comptime WIDTH = 8
 
@@ -80,3 +80,57 @@ def qk_norm_rope_store_kernel[
     var target = layout.key(page, kv_head, position) + (layout.value_offset() if is_value else 0)
     store_floats[WIDTH](cache, target + low, a)
     store_floats[WIDTH](cache, target + half + low, b)
+
+
+def launch_qk_norm_rope_store[
+    x_type: DType, cache_type: DType
+](
+    q: GpuWrite[x_type],
+    cache: GpuWrite[cache_type],
+    qkv: GpuRead[x_type],
+    q_gamma: GpuRead[DType.float32],
+    k_gamma: GpuRead[DType.float32],
+    rope: GpuRead[DType.float32],
+    positions: GpuRead[DType.int32],
+    row_offsets: GpuRead[DType.int32],
+    page_table: GpuRead[DType.int32],
+    rows: Int,
+    requests: Int,
+    pages_per_request: Int,
+    q_heads: Int,
+    shape: CacheShape,
+    eps: Float32,
+    ctx: DeviceContext,
+) raises:
+    """Launches the kernel; `cache` is the address of the layer in page 0.
+
+    Raises:
+        Error: The head dimension is not 64 or 128, or the page size no power of two.
+    """
+    var threads = rows * (q_heads + 2 * shape.kv_heads) * (shape.head_dim // (2 * WIDTH))
+    comptime for head_dim in [64, 128]:
+        if shape.head_dim == head_dim:
+            comptime kernel = qk_norm_rope_store_kernel[x_type, cache_type, head_dim]
+            ctx.enqueue_function[kernel](
+                q,
+                cache,
+                qkv,
+                q_gamma,
+                k_gamma,
+                rope,
+                positions,
+                row_offsets,
+                page_table,
+                Int32(rows),
+                Int32(requests),
+                Int32(pages_per_request),
+                Int32(q_heads),
+                Int32(shape.kv_heads),
+                Int32(shape.page_stride()),
+                Int32(shape.page_bits()),
+                eps,
+                grid_dim=ceildiv(threads, BLOCK),
+                block_dim=BLOCK,
+            )
+            return
+    raise Error("mili.qk_norm_rope_store: head_dim ", shape.head_dim, " is not 64 or 128")
