@@ -44,42 +44,53 @@ class ModelGraph:
     layout: KVCacheLayout
     dtype: DType
     paired: bool = False
+    device: DeviceRef = CPU
 
     def build(self, kernels: Path) -> Graph:
         """Builds the graph on a compiled kernel package."""
-        return build_graph(self.config, self.layout, self.dtype, kernels, self.paired)
+        return build_graph(self.config, self.layout, self.dtype, kernels, self.paired, self.device)
 
 
-def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernels: Path, paired: bool = False) -> Graph:
+def build_graph(
+    config: Qwen3Config,
+    layout: KVCacheLayout,
+    dtype: DType,
+    kernels: Path,
+    paired: bool = False,
+    device: DeviceRef = CPU,
+) -> Graph:
     """Builds the graph of one step.
 
     Args:
         config: The model.
         layout: Shape and type of the KV cache.
-        dtype: Type of the matrices: float32, bfloat16 or float16. Activations are float32.
+        dtype: Type of the matrices: float32, bfloat16 or float16; bfloat16 on a GPU. Activations are float32; on a GPU
+            only the residual stream is, and what lies between two matrices is bfloat16.
         kernels: The compiled kernel package.
         paired: Round what is multiplied with bfloat16 matrices to bfloat16, for CPUs with AVX512-BF16.
+        device: Where the graph runs, with all of its inputs, weights and outputs.
 
     Returns:
         A graph with inputs [cache, token_ids, positions, row_offsets, page_table, logit_rows] and the
         output logits [R, vocab_size], float32. Sizes T, B, P, R and the number of pages are symbolic.
     """
     inputs = [
-        BufferType(layout.dtype, ["pages", *layout.page_shape], CPU),
-        *(TensorType(DType.int32, shape, CPU) for shape in (["T"], ["T"], ["B_plus_1"], ["B", "P"], ["R"])),
+        BufferType(layout.dtype, ["pages", *layout.page_shape], device),
+        *(TensorType(DType.int32, shape, device) for shape in (["T"], ["T"], ["B_plus_1"], ["B", "P"], ["R"])),
     ]
     with Graph("qwen3", input_types=inputs, custom_extensions=[kernels]) as graph:
         step = StepInputs(graph.inputs[0].buffer, *(value.tensor for value in graph.inputs[1:]))
-        weights = {spec.name: _weight(spec, dtype) for spec in weight_specs(config)}
+        weights = {spec.name: _weight(spec, dtype, device) for spec in weight_specs(config, packed=device.is_cpu())}
         frequencies, scale = rope_frequencies(config)
         rope = _op(
             "rope_table",
-            [step.positions, ops.constant(frequencies, FLOAT, CPU), _float(scale)],
+            [step.positions, ops.constant(frequencies, FLOAT, device), _float(scale)],
             ["T", config.head_dim],
         )
-        gather = "gather_packed_rows" if config.tie_word_embeddings else "gather_rows"
+        gather = "gather_packed_rows" if config.tie_word_embeddings and device.is_cpu() else "gather_rows"
         hidden = _op(gather, [weights[EMBEDDING], step.token_ids], ["T", config.hidden_size])
-        normed = _op("rms_norm", [hidden, weights["layers.0.input_norm"], _float(config.rms_norm_eps)], hidden.shape)
+        first_norm = [hidden, weights["layers.0.input_norm"], _float(config.rms_norm_eps)]
+        normed = _op("rms_norm", first_norm, hidden.shape, _between(device))
         layer = _layer_graph(graph, config, step, [hidden, normed, rope], weights, kernels, paired)
         for i in range(config.num_hidden_layers):
             # A layer ends with the norm that its successor begins with: one pass with the residual addition.
@@ -88,9 +99,9 @@ def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernel
             index = ops.constant(i, DType.int32, CPU)
             results = ops.call(layer, index, *_shared(step), hidden, normed, rope, *parts, weights[following])
             hidden, normed = (value.tensor for value in results)
-        wanted = _op("gather_rows", [normed, step.logit_rows], ["R", config.hidden_size])
+        wanted = _op("gather_rows", [normed, step.logit_rows], ["R", config.hidden_size], _between(device))
         head = weights[EMBEDDING if config.tie_word_embeddings else LM_HEAD]
-        graph.output(_linear(wanted, head, config.vocab_size, None, paired))
+        graph.output(ops.cast(_linear(wanted, head, config.vocab_size, None, paired), FLOAT))
     return graph
 
 
@@ -113,24 +124,26 @@ def _layer_graph(
         positions, row_offsets, page_table, hidden, normed, rope, *own, next_norm = (v.tensor for v in rest)
         w = dict(zip(names, own, strict=True))
         eps = _float(config.rms_norm_eps)
-        rows = hidden.shape[0]
+        rows, between = hidden.shape[0], normed.dtype
 
         qkv = _linear(normed, w["qkv"], config.q_size + 2 * config.kv_size, w.get("qkv_bias"), paired)
         queries = _op(
             "qk_norm_rope_store",
             [cache.buffer, qkv, w["q_norm"], w["k_norm"], rope, positions, row_offsets, page_table, index.tensor, eps],
             [rows, config.q_size],
+            between,
         )
         attended = _op(
             "paged_attention",
             [cache.buffer, queries, positions, row_offsets, page_table, index.tensor],
             [rows, config.q_size],
+            between,
         )
         # The smallest product keeps float32: rounding its input costs the most accuracy for the least time.
         mixed = _linear(attended, w["o"], config.hidden_size, w.get("o_bias"), paired=False)
         hidden, normed = _add_norm(mixed, hidden, w["post_norm"], eps)
         both = _linear(normed, w["gate_up"], 2 * config.intermediate_size, None, paired)
-        gated = _op("swiglu", [both], [rows, config.intermediate_size])
+        gated = _op("swiglu", [both], [rows, config.intermediate_size], between)
         down = _linear(gated, w["down"], config.hidden_size, None, paired)
         layer.output(*_add_norm(down, hidden, next_norm, eps))
     return layer
@@ -145,11 +158,19 @@ def _shared(step: StepInputs) -> list[Value]:
     return [step.cache, step.positions, step.row_offsets, step.page_table]
 
 
-def _weight(spec: WeightSpec, dtype: DType) -> TensorValue:
-    return Weight(spec.name, FLOAT if spec.dtype == "float32" else dtype, spec.shape_in_memory(dtype.name), CPU)
+def _between(device: DeviceRef) -> DType:
+    """The type of activations between two matrices."""
+    return FLOAT if device.is_cpu() else DType.bfloat16
+
+
+def _weight(spec: WeightSpec, dtype: DType, device: DeviceRef) -> TensorValue:
+    return Weight(spec.name, FLOAT if spec.dtype == "float32" else dtype, spec.shape_in_memory(dtype.name), device)
 
 
 def _linear(x: TensorValue, w: TensorValue, outputs: int, bias: TensorValue | None, paired: bool) -> TensorValue:
+    if not x.device.is_cpu():  # MAX's matmul, with the bias in its epilogue
+        y = ops.matmul(x, ops.transpose(w, 0, 1))
+        return y if bias is None else y + ops.cast(bias, y.dtype)
     shape = [x.shape[0], outputs]
     if paired and w.dtype == DType.bfloat16:
         x = ops.cast(x, DType.bfloat16)
@@ -159,17 +180,17 @@ def _linear(x: TensorValue, w: TensorValue, outputs: int, bias: TensorValue | No
 def _add_norm(
     x: TensorValue, residual: TensorValue, gamma: TensorValue, eps: TensorValue
 ) -> tuple[TensorValue, TensorValue]:
-    """(x + residual, its RMSNorm)."""
-    out = TensorType(FLOAT, x.shape, CPU)
-    normed, total = ops.custom("mili.add_rms_norm", CPU, [x, residual, gamma, eps], [out, out])
+    """(x + residual, its RMSNorm in the type of x)."""
+    out = [TensorType(x.dtype, x.shape, x.device), TensorType(FLOAT, x.shape, x.device)]
+    normed, total = ops.custom("mili.add_rms_norm", x.device, [x, residual, gamma, eps], out)
     return total.tensor, normed.tensor
 
 
-def _op(name: str, values: Sequence[Value], shape: Sequence[object]) -> TensorValue:
-    """A custom op with one float32 output; in place where it is given the cache."""
-    out = [TensorType(FLOAT, shape, CPU)]
+def _op(name: str, values: Sequence[Value], shape: Sequence[object], dtype: DType = FLOAT) -> TensorValue:
+    """A custom op with one output, where its first input is; in place where that is the cache."""
+    device = values[0].type.device
     make = ops.inplace_custom if isinstance(values[0], BufferValue) else ops.custom
-    return make(f"mili.{name}", CPU, values, out)[0].tensor
+    return make(f"mili.{name}", device, values, [TensorType(dtype, shape, device)])[0].tensor
 
 
 def _float(value: float) -> TensorValue:
