@@ -374,12 +374,14 @@ def attention_kernel[
     else:
         var low_at = row_offset(place, low_row, head, Int(group), heads) * head_dim + lane % 4 * 2
         var high_at = row_offset(place, high_row, head, Int(group), heads) * head_dim + lane % 4 * 2
+        var low_inverse = 1 / total.weights[0]
+        var high_inverse = 1 / total.weights[2]
         comptime for n in range(head_dim // 8):
             if low_row < place.rows:
-                var pair = total.values[n].slice[2]() / total.weights[0]
+                var pair = total.values[n].slice[2]() * low_inverse
                 y.unsafe_store[alignment=4](low_at + n * 8, pair.cast[DType.bfloat16]())
             if high_row < place.rows:
-                var pair = total.values[n].slice[2, offset=2]() / total.weights[2]
+                var pair = total.values[n].slice[2, offset=2]() * high_inverse
                 y.unsafe_store[alignment=4](high_at + n * 8, pair.cast[DType.bfloat16]())
 
 
@@ -447,7 +449,7 @@ def merge_kernel[
     var place = Place(block_idx.z, 0, first, rows)
     var heads = Int(group) * Int(kv_heads)
     var target = row_offset(place, row, block_idx.y, Int(group), heads) * head_dim + lane_id() * width
-    y.unsafe_store[alignment=2 * width](target, (values / weight).cast[DType.bfloat16]())
+    y.unsafe_store[alignment=2 * width](target, (values * (1 / weight)).cast[DType.bfloat16]())
 
 
 @fieldwise_init

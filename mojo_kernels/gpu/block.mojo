@@ -46,6 +46,18 @@ def shuffle_xor[dtype: DType](value: Scalar[dtype], offset: Int) -> Scalar[dtype
 
 
 @always_inline
+def shuffle_up[dtype: DType](value: Scalar[dtype], offset: Int) -> Scalar[dtype]:
+    """The value of the lane `offset` before this one, or its own."""
+    return warp.shuffle_up(value, UInt32(offset))
+
+
+@always_inline
+def last_lane[dtype: DType](value: Scalar[dtype]) -> Scalar[dtype]:
+    """The value of the warp's last lane."""
+    return warp.shuffle_idx(value, UInt32(WARP_SIZE - 1))
+
+
+@always_inline
 def warp_sum[dtype: DType](value: Scalar[dtype]) -> Scalar[dtype]:
     """The sum over the warp, the same in every lane."""
     var sum = value

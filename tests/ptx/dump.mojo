@@ -8,6 +8,7 @@ from std.sys.defines import get_defined_string
 from mojo_kernels.gpu.attention import attention_kernel, merge_kernel
 from mojo_kernels.gpu.elementwise import gather_kernel, rope_table_kernel, swiglu_kernel
 from mojo_kernels.gpu.normalization import rms_norm_kernel
+from mojo_kernels.gpu.sampling import sample_kernel
 from mojo_kernels.gpu.qk_norm_rope import qk_norm_rope_store_kernel
 
 comptime B = DType.bfloat16
@@ -29,6 +30,7 @@ def main() raises:
     comptime swiglu = swiglu_kernel[B, B]
     write(folder, "swiglu", String(compile_info[swiglu, emission_kind="asm", target=TARGET]().asm))
     write(folder, "rope_table", String(compile_info[rope_table_kernel, emission_kind="asm", target=TARGET]().asm))
+    write(folder, "sample", String(compile_info[sample_kernel, emission_kind="asm", target=TARGET]().asm))
     comptime for chunks in [1, 2, 4]:
         comptime norm = rms_norm_kernel[F, B, chunks, False]
         write(folder, String("rms_norm_", chunks), String(compile_info[norm, emission_kind="asm", target=TARGET]().asm))
