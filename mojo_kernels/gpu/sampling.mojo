@@ -11,7 +11,7 @@ from max.gpu import WARP_SIZE, block_idx, lane_id, thread_idx, warp_id
 from max.gpu.host import DeviceContext
 from max.gpu.memory import AddressSpace
 from max.gpu.sync import barrier
-from std.atomic import Atomic
+from std.atomic import Atomic, Ordering
 from std.math import exp, log
 from std.memory import bitcast, stack_allocation
 from std.utils.numerics import neg_inf
@@ -116,7 +116,9 @@ struct Weights(TrivialRegisterPassable):
                     var bucket = Int((rank >> UInt64(low)) & UInt64((1 << (high - low)) - 1))
                     var amount = self.weight(token) if by_weight else UInt64(1)
                     if amount > 0:
-                        _ = Atomic.fetch_add(histogram.unsafe_offset(bucket), amount)
+                        _ = Atomic[UInt64, scope="block"].fetch_add[ordering=Ordering.RELAXED](
+                            histogram.unsafe_offset(bucket), amount
+                        )
             barrier()
             if warp_id() == 0:
                 find_bucket(histogram, remaining)

@@ -212,8 +212,9 @@ class Machine:
         base, _, offset = operand.strip("[]").replace(" ", "").partition("+")
         if base in self.parameters:
             return base, np.full(self.threads, int(offset or 0))
-        value = self.read(base, "b64" if base.startswith("%rd") else "b32").astype(np.int64)
-        return None, value + int(offset or 0)
+        wide = base.startswith("%rd")
+        address = self.read(base, "b64" if wide else "b32").astype(np.int64) + int(offset or 0)
+        return None, address if wide else address & 0xFFFF_FFFF
 
     def window(self, space: str, addresses: NDArray[np.int64], size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Memory and the offsets in it of each address."""
