@@ -40,6 +40,7 @@ def _panel(name: str, text: str) -> Any:
 
 
 Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; default: models/mili-tiny.")]
+Device = Annotated[str | None, typer.Option(help="Where it runs: cpu, gpu, gpu:N, or auto.")]
 Dtype = Annotated[str | None, typer.Option(help="Type of the matrices: auto, float32, bfloat16 or float16.")]
 KVDtype = Annotated[str | None, typer.Option(help="Type of the KV cache: auto, float32 or bfloat16.")]
 PageSize = Annotated[int | None, typer.Option(help="Positions per page of the KV cache.")]
@@ -81,6 +82,7 @@ def generate(
     dtype: Dtype = None,
     kv_dtype: KVDtype = None,
     page_size: PageSize = None,
+    device: Device = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -93,7 +95,7 @@ def generate(
     """Continue a prompt."""
     ids = _prompt(prompt, token_ids)
     settings = load_settings(
-        {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "page_size": page_size}
+        {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "page_size": page_size, "device": device}
         | {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     )
     engine = _load(settings)
@@ -141,6 +143,7 @@ def chat(
     model: Model = None,
     dtype: Dtype = None,
     kv_dtype: KVDtype = None,
+    device: Device = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -153,7 +156,7 @@ def chat(
     """Talk to the model in the terminal."""
     from python_layer.chat import run_chat
 
-    flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "max_tokens": max_tokens}
+    flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "device": device, "max_tokens": max_tokens}
     settings = load_settings(flags | {"temperature": temperature, "top_p": top_p, "top_k": top_k})
     run_chat(_load(settings), settings, system, settings.enable_thinking if think is None else think)
 
@@ -167,6 +170,8 @@ def serve(
     compute_dtype: Annotated[
         str | None, _panel("Model", "auto (bfloat16 on CPUs with AVX512-BF16), float32, bfloat16.")
     ] = None,
+    device: Annotated[str | None, _panel("Model", "cpu, gpu, gpu:N, or auto: a GPU if there is one.")] = None,
+    compiled: Annotated[str | None, _panel("Model", "Folder with graphs that `mili compile` made.")] = None,
     page_size: Annotated[int | None, _panel("Model", "Positions per page of the KV cache.")] = None,
     kv_cache_memory: Annotated[float | None, _panel("Engine", "GiB of the KV cache; default: by free memory.")] = None,
     swap_memory: Annotated[float | None, _panel("Engine", "GiB for pages of preempted requests; 0 recomputes.")] = None,
@@ -216,6 +221,24 @@ def serve(
     from python_layer.server.run import run_server
 
     raise typer.Exit(run_server(settings))
+
+
+@app.command()
+def compile(
+    out: Annotated[Path, typer.Option(help="Folder for the compiled graphs; `mili serve --compiled` reads it.")],
+    target: Annotated[str, typer.Option(help="cuda:sm_80, cuda:sm_89 or cuda:sm_90a; no such GPU is needed here.")],
+    model: Model = None,
+    page_size: PageSize = None,
+) -> None:
+    """Compile a model's graphs for a GPU, on any machine; the weights are not read."""
+    from python_layer.model.device import parse_target
+    from python_layer.model.loading import compile_for
+
+    settings = load_settings({"model": model, "page_size": page_size})
+    with notes.status(f"Compiling for {target}; this takes minutes"):
+        files = compile_for(settings, parse_target(target), out)
+    for file in files:
+        print(f"{file} {file.stat().st_size / 2**20:.1f} MiB")
 
 
 @keys.command("new")

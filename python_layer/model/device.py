@@ -8,7 +8,7 @@ from typing import Any
 from max.driver import CPU, Accelerator, accelerator_api, accelerator_count
 from max.graph import DeviceRef
 
-from python_layer.utils.errors import ConfigError
+from python_layer.utils.errors import ConfigError, DeviceError, MiliError
 
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90a")
 """What graphs can be compiled for without such a GPU: Ampere, Ada and Hopper."""
@@ -34,6 +34,11 @@ class ComputeDevice:
         return "cpu" if self.gpu is None else f"gpu:{self.gpu}"
 
     @property
+    def is_gpu(self) -> bool:
+        """Whether it is a GPU."""
+        return self.gpu is not None
+
+    @property
     def ref(self) -> DeviceRef:
         """The device in a graph."""
         return DeviceRef.CPU() if self.gpu is None else DeviceRef.GPU(self.gpu)
@@ -41,6 +46,31 @@ class ComputeDevice:
     def open(self) -> Any:
         """The driver's device."""
         return CPU() if self.gpu is None else _accelerator(self.gpu)
+
+    def free_memory(self) -> int:
+        """Bytes that are free on the GPU.
+
+        Raises:
+            DeviceError: The driver does not tell.
+        """
+        stats = self.open().stats
+        if "free_memory" not in stats:
+            raise DeviceError(
+                f"{self.name} does not tell how much of its memory is free, only {', '.join(stats)}; set --kv-cache-memory"
+            )
+        return int(stats["free_memory"])
+
+    def failure(self, error: Exception, doing: str) -> MiliError:
+        """What went wrong on the device, in the words of the user: what was not possible, and what may help.
+
+        Args:
+            error: What MAX said.
+            doing: What was to be done.
+        """
+        text = str(error)
+        if self.is_gpu and re.search(r"out of memory|OUT_OF_MEMORY|failed to allocate|exceeded", text, re.IGNORECASE):
+            return ConfigError(f"{self.name} has not memory enough to {doing}: {text}; a smaller --kv-cache-memory may help")
+        return DeviceError(f"{self.name} could not {doing}: {text}")
 
 
 @lru_cache(maxsize=None)

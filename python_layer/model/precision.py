@@ -6,6 +6,7 @@ from python_layer.utils.errors import ConfigError
 
 MATRIX_DTYPES = ("float32", "bfloat16", "float16")
 CACHE_DTYPES = ("float32", "bfloat16")
+GPU_DTYPES = ("auto", "bfloat16")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -28,6 +29,17 @@ def resolve_dtypes(config: Qwen3Config, dtype: str, kv_dtype: str) -> tuple[str,
     if kv_dtype != "auto":
         return matrices, kv_dtype
     return matrices, "float32" if matrices == "float32" else "bfloat16"
+
+
+def refuse_on_gpu(**dtypes: str) -> None:
+    """Refuses types that GPUs have no kernels for: matrices, cache and what is multiplied are bfloat16 there.
+
+    Raises:
+        ConfigError: Names the first that is neither auto nor bfloat16.
+    """
+    for name, value in dtypes.items():
+        if value not in GPU_DTYPES:
+            raise ConfigError(f"{name} is {value!r}; on a GPU it is bfloat16, so supported are {', '.join(GPU_DTYPES)}")
 
 
 def resolve_compute_dtype(compute_dtype: str, dtype: str) -> str:

@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="What is multiplied with bfloat16 matrices; auto is bfloat16 on CPUs with AVX512-BF16."
     )
+    device: str = Field(
+        "cpu", pattern=r"^(cpu|auto|gpu(:\d+)?)$", description="Where the model runs: cpu, gpu, gpu:N, or auto."
+    )
+    compiled: str | None = Field(
+        None, description="Folder with graphs that `mili compile` made; none compiles them where they run."
+    )
     page_size: int = Field(16, ge=1, le=1024, description="Positions per page of the KV cache.")
     kv_cache_memory: float | None = Field(
         None, gt=0, description="GiB of the KV cache; none is a share of the memory that is free."

@@ -131,7 +131,7 @@ def _order(blocks: list[Block], labels: dict[str, int]) -> tuple[int, ...]:
         ways = [i + 1] if i + 1 < len(blocks) else []
         if last is not None and last.name[0] in ("bra", "ret", "exit"):
             ways = ways if last.guard is not None else []
-            ways = ways + [labels[last.operands[0]]] if last.name[0] == "bra" else ways
+            ways = [*ways, labels[last.operands[0]]] if last.name[0] == "bra" else ways
         # What lies further down leaves a loop rather than stays in it, and so has to come later.
         following.append(sorted(ways))
     finished: list[int] = []

@@ -59,4 +59,5 @@ def test_draws_follow_the_weights(kernel: Program) -> None:
     rows = [SamplingRow(SamplingParams(temperature=1.0), seed=seed, index=0) for seed in range(64)]
     drawn = [s.token for s in sample(kernel, logits, rows)]
     assert set(drawn) == {3, 9, 31, 39}
-    assert drawn == [sampling_reference.sample(row_logits, row).token for row_logits, row in zip(logits, rows, strict=True)]
+    expected = [sampling_reference.sample(given, row).token for given, row in zip(logits, rows, strict=True)]
+    assert drawn == expected

@@ -1,0 +1,105 @@
+"""Devices, captured batches and compiled folders: what of them needs no GPU."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from max.driver import accelerator_count
+from max.dtype import DType
+
+from python_layer.model import device as devices
+from python_layer.model.batch import RaggedBatch, RequestRows
+from python_layer.model.captured import filled_up, is_decode, power_of_two_from
+from python_layer.model.compiled_folder import MANIFEST, CompiledFolder
+from python_layer.model.config import Qwen3Config
+from python_layer.model.device import CPU_DEVICE, ComputeDevice, parse_target, resolve_device
+from python_layer.model.loading import DEFAULT_MODEL
+from python_layer.model.qwen3_model import model_graph
+from python_layer.model.weights import weight_specs
+from python_layer.utils.errors import CompileError, ConfigError, DeviceError
+
+CONFIG = Qwen3Config.from_pretrained(DEFAULT_MODEL)
+
+
+@pytest.mark.skipif(accelerator_count() > 0, reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    assert resolve_device("cpu") == resolve_device("auto") == CPU_DEVICE
+    for text in ("gpu", "gpu:3"):
+        with pytest.raises(ConfigError, match=f"device is {text}, but MAX finds no GPU .* --device cpu"):
+            resolve_device(text)
+
+
+def test_gpus_are_counted_and_must_be_nvidias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "accelerator_count", lambda: 2)
+    monkeypatch.setattr(devices, "accelerator_api", lambda: "cuda")
+    with pytest.raises(ConfigError, match="there are 2 GPUs here, gpu:0 to gpu:1"):
+        resolve_device("gpu:2")
+    monkeypatch.setattr(devices, "accelerator_api", lambda: "hip")
+    assert resolve_device("auto") == CPU_DEVICE
+    with pytest.raises(ConfigError, match="the GPUs found here are of hip"):
+        resolve_device("gpu")
+
+
+@pytest.mark.parametrize("text", ["", "GPU", "gpu:", "gpu:-1", "cuda", "cpu:0"])
+def test_other_names_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="supported are cpu, gpu, gpu:N and auto"):
+        resolve_device(text)
+
+
+def test_targets() -> None:
+    assert parse_target("cuda:sm_90a") == ComputeDevice(0, "sm_90a", virtual=True)
+    for text in ("sm_90a", "cuda:sm_75", "hip:gfx942"):
+        with pytest.raises(ConfigError, match="supported are cuda:sm_80, cuda:sm_89, cuda:sm_90a"):
+            parse_target(text)
+
+
+def test_a_gpus_types_and_pages_are_checked() -> None:
+    gpu = parse_target("cuda:sm_80")
+    graph = model_graph(CONFIG, gpu, "auto", "bfloat16", "auto", 16)
+    assert graph.dtype == graph.layout.dtype == DType.bfloat16
+    with pytest.raises(ConfigError, match="kv_dtype is 'float32'; on a GPU it is bfloat16"):
+        model_graph(CONFIG, gpu, "auto", "float32", "auto", 16)
+    with pytest.raises(ConfigError, match="page_size is 24; on a GPU it must be a power of two"):
+        model_graph(CONFIG, gpu, "auto", "auto", "auto", 24)
+    assert not any(spec.packed for spec in weight_specs(CONFIG, packed=False))
+
+
+def test_errors_of_a_gpu_say_what_was_not_possible() -> None:
+    gpu = parse_target("cuda:sm_80")
+    lack = gpu.failure(RuntimeError("CUDA_ERROR_OUT_OF_MEMORY (out of memory)"), "hold a KV cache of 3 GiB")
+    assert isinstance(lack, ConfigError) and "gpu:0 has not memory enough to hold a KV cache of 3 GiB" in str(lack)
+    assert isinstance(gpu.failure(RuntimeError("illegal address"), "run a step"), DeviceError)
+
+
+def test_batches_are_filled_up_with_tokens_of_a_spare_page() -> None:
+    requests = [RequestRows([7], start=20, pages=[4, 2]), RequestRows([9], 0, [1]), RequestRows([3], 40, [0, 5, 6])]
+    batch = RaggedBatch.of(requests)
+    assert is_decode(batch)
+    sizes = power_of_two_from(3), power_of_two_from(3)
+    assert sizes == (4, 4)
+    full = RaggedBatch(*filled_up(batch, *sizes, spare_page=8))
+    full.check(vocab_size=10, num_pages=9, page_size=16)
+    assert is_decode(full)
+    for given, more in ((batch.token_ids, full.token_ids), (batch.positions, full.positions)):
+        np.testing.assert_array_equal(more[:3], given)
+    np.testing.assert_array_equal(full.page_table[:3, :3], np.where(batch.page_table > 0, batch.page_table, full.page_table[:3, :3]))
+    assert full.page_table[3].tolist() == [8] * 4
+    assert [power_of_two_from(n) for n in (1, 2, 4, 5)] == [1, 2, 4, 8]
+
+
+def test_prefills_chunks_and_other_logits_are_no_decodes() -> None:
+    for rows in ([RequestRows([1, 2], 0, [0])], [RequestRows([1], 0, [0], logits=())]):
+        assert not is_decode(RaggedBatch.of(rows))
+    two = RaggedBatch.of([RequestRows([1], 0, [0]), RequestRows([2], 0, [1])])
+    assert not is_decode(replace(two, logit_rows=two.logit_rows[::-1].copy()))
+
+
+def test_a_compiled_folder_must_fit(tmp_path: Path) -> None:
+    gpu = parse_target("cuda:sm_80")
+    with pytest.raises(CompileError, match="holds no compiled model"):
+        CompiledFolder(tmp_path, gpu)
+    (tmp_path / MANIFEST).write_text(json.dumps({"architecture": "sm_90a"}), encoding="utf-8")
+    with pytest.raises(CompileError, match="it was made with architecture sm_90a, but here architecture is sm_80"):
+        CompiledFolder(tmp_path, gpu)
