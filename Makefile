@@ -17,7 +17,7 @@ override PROMPT := $(value PROMPT)
 export MODEL HOST PORT PROMPT
 MODEL_FLAG = $${MODEL:+--model "$$MODEL"}
 
-.PHONY: help setup build serve generate chat test lint bench load-test fuzz flood screenshots clean
+.PHONY: help setup build serve generate chat test lint bench load-test fuzz flood gpu-compile bench-gpu screenshots clean
 .PHONY: train-setup train-tokenizer train-data train evaluate
 
 help: ## Show the tasks
@@ -69,6 +69,12 @@ bench: build ## Measure the kernels and the whole model (MODEL=, NEW_TOKENS=)
 
 screenshots: build ## Take the pictures of docs/images (needs Chromium)
 	@$(BIN)/python -m tests.page.screenshots
+
+gpu-compile: build ## Compile kernels and whole models for GPUs that are not here, and check the assembly (long)
+	@$(BIN)/python -m tests.ptx.check --shape tiny 0.6B 8B
+
+bench-gpu: build ## Measure kernels and the model on a GPU (MODEL=)
+	@$(BIN)/python tests/performance/benchmark_gpu.py $(MODEL_FLAG)
 
 load-test: build ## 1,000 requests at 50 and at 256 at once, then with half the clients leaving (MODEL=)
 	@$(BIN)/python tests/performance/load_test.py $(MODEL_FLAG) --concurrent 50
