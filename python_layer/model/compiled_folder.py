@@ -1,4 +1,4 @@
-"""Graphs that were compiled on one machine and run on another: ``mili compile --out DIR``, ``mili serve --compiled DIR``."""
+"""Graphs compiled on one machine and run on another: ``mili compile --out DIR``, ``mili serve --compiled DIR``."""
 
 import hashlib
 import inspect
@@ -88,8 +88,8 @@ class CompiledFolder:
         for fact, value in wanted.items():
             if found.get(fact) != value:
                 raise CompileError(
-                    f"the compiled model in {self._folder} does not fit: {what} was made with {fact} {found.get(fact)}, "
-                    f"but here {fact} is {value}; compile it anew with `mili compile`"
+                    f"the compiled model in {self._folder} does not fit: {what} was made with {fact} "
+                    f"{found.get(fact)}, but here {fact} is {value}; compile it anew with `mili compile`"
                 )
 
 

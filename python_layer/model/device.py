@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from max.driver import CPU, Accelerator, accelerator_api, accelerator_count
@@ -69,11 +69,13 @@ class ComputeDevice:
         """
         text = str(error)
         if self.is_gpu and re.search(r"out of memory|OUT_OF_MEMORY|failed to allocate|exceeded", text, re.IGNORECASE):
-            return ConfigError(f"{self.name} has not memory enough to {doing}: {text}; a smaller --kv-cache-memory may help")
+            return ConfigError(
+                f"{self.name} has not memory enough to {doing}: {text}; a smaller --kv-cache-memory may help"
+            )
         return DeviceError(f"{self.name} could not {doing}: {text}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _accelerator(index: int) -> Any:
     return Accelerator(index)
 

@@ -46,7 +46,9 @@ def config_of(shape: str) -> Qwen3Config:
         return Qwen3Config.from_pretrained(DEFAULT_MODEL)
     fixed = {"vocab_size": 151_936, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40_960}
     rope = {"rope_theta": 1_000_000.0, "rms_norm_eps": 1e-6, "torch_dtype": "bfloat16", "model_type": "qwen3"}
-    return Qwen3Config.from_dict({**fixed, **rope, **SHAPES[shape], "num_hidden_layers": LAYERS, "eos_token_id": 151_645})
+    return Qwen3Config.from_dict(
+        {**fixed, **rope, **SHAPES[shape], "num_hidden_layers": LAYERS, "eos_token_id": 151_645}
+    )
 
 
 def check_kernels(architecture: str) -> Iterator[str]:

@@ -29,7 +29,16 @@ def compile_kernels(architecture: str) -> dict[str, str]:
             made.mkdir()
             mojo = Path(sys.executable).with_name("mojo")
             compiler = str(mojo) if mojo.exists() else shutil.which("mojo") or "mojo"
-            command = [compiler, "run", "-D", f"ARCH={architecture}", "-I", str(KERNEL_SOURCES.parent), str(DUMP), str(made)]
+            command = [
+                compiler,
+                "run",
+                "-D",
+                f"ARCH={architecture}",
+                "-I",
+                str(KERNEL_SOURCES.parent),
+                str(DUMP),
+                str(made),
+            ]
             environment = os.environ | {"MODULAR_CRASH_REPORTING_ENABLED": "false"}
             result = subprocess.run(command, capture_output=True, text=True, env=environment)
             if result.returncode != 0:

@@ -23,7 +23,14 @@ TYPES = {
     "u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64,
     "b8": np.uint8, "b16": np.uint16, "b32": np.uint32, "b64": np.uint64, "pred": np.bool_,
 }  # fmt: skip
-COMPARE = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}
+COMPARE = {
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+}
 COMPARE |= {"neu": np.not_equal, "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal}
 UNORDERED = {"ltu": np.greater_equal, "leu": np.greater, "gtu": np.less_equal, "geu": np.less, "equ": np.not_equal}
 
@@ -114,7 +121,9 @@ class Machine:
         dynamic_shared: int,
     ) -> None:
         self.program, self.memory, self.threads = program, memory, threads
-        self.shared = np.full(program.shared_bytes + dynamic_shared, 0xFF, np.uint8)  # NaN, if read before it is written
+        self.shared = np.full(
+            program.shared_bytes + dynamic_shared, 0xFF, np.uint8
+        )  # NaN, if read before it is written
         self.parameters = dict(zip((name for _, name in program.parameters), arguments, strict=True))
         tid = np.arange(threads, dtype=np.uint32)
         zero = np.zeros(threads, np.uint32)
@@ -216,7 +225,9 @@ class Machine:
         address = self.read(base, "b64" if wide else "b32").astype(np.int64) + int(offset or 0)
         return None, address if wide else address & 0xFFFF_FFFF
 
-    def window(self, space: str, addresses: NDArray[np.int64], size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def window(
+        self, space: str, addresses: NDArray[np.int64], size: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Memory and the offsets in it of each address."""
         if space == "global":
             return self.memory.find(addresses, size)
@@ -248,7 +259,9 @@ class Machine:
         memory, offsets = self.window(_space(instruction), addresses[active], element.itemsize * len(sources))
         for i, source in enumerate(sources):
             values = np.ascontiguousarray(self.read(source, kind)[active])
-            memory[offsets[:, None] + i * element.itemsize + np.arange(element.itemsize)] = values.view(np.uint8).reshape(-1, element.itemsize)
+            memory[offsets[:, None] + i * element.itemsize + np.arange(element.itemsize)] = values.view(
+                np.uint8
+            ).reshape(-1, element.itemsize)
 
     def do_atom(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
         kind, operation = instruction.name[-1], instruction.name[-2]

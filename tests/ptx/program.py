@@ -78,7 +78,9 @@ def parse(text: str) -> Program:
     return Program(
         name=name,
         target=target[1] if target else "",
-        parameters=tuple((m[1], m[2]) for m in re.finditer(r"\.param\s+\.(\w+)[^,]*?([\w$]+)\s*(?:,|$)", parameters.strip())),
+        parameters=tuple(
+            (m[1], m[2]) for m in re.finditer(r"\.param\s+\.(\w+)[^,]*?([\w$]+)\s*(?:,|$)", parameters.strip())
+        ),
         blocks=tuple(blocks),
         labels=labels,
         order=_order(blocks, labels),

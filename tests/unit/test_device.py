@@ -84,7 +84,9 @@ def test_batches_are_filled_up_with_tokens_of_a_spare_page() -> None:
     assert is_decode(full)
     for given, more in ((batch.token_ids, full.token_ids), (batch.positions, full.positions)):
         np.testing.assert_array_equal(more[:3], given)
-    np.testing.assert_array_equal(full.page_table[:3, :3], np.where(batch.page_table > 0, batch.page_table, full.page_table[:3, :3]))
+    np.testing.assert_array_equal(
+        full.page_table[:3, :3], np.where(batch.page_table > 0, batch.page_table, full.page_table[:3, :3])
+    )
     assert full.page_table[3].tolist() == [8] * 4
     assert [power_of_two_from(n) for n in (1, 2, 4, 5)] == [1, 2, 4, 8]
 
