@@ -55,9 +55,7 @@ class ComputeDevice:
         """
         stats = self.open().stats
         if "free_memory" not in stats:
-            raise DeviceError(
-                f"{self.name} does not tell how much of its memory is free, only {', '.join(stats)}; set --kv-cache-memory"
-            )
+            raise DeviceError(f"{self.name} does not tell how much of its memory is free, only {', '.join(stats)}")
         return int(stats["free_memory"])
 
     def failure(self, error: Exception, doing: str) -> MiliError:
@@ -69,9 +67,7 @@ class ComputeDevice:
         """
         text = str(error)
         if self.is_gpu and re.search(r"out of memory|OUT_OF_MEMORY|failed to allocate|exceeded", text, re.IGNORECASE):
-            return ConfigError(
-                f"{self.name} has not memory enough to {doing}: {text}; a smaller --kv-cache-memory may help"
-            )
+            return ConfigError(f"{self.name} lacks the memory to {doing}: {text}; a smaller --kv-cache-memory may help")
         return DeviceError(f"{self.name} could not {doing}: {text}")
 
 
@@ -102,8 +98,8 @@ def resolve_device(text: str) -> ComputeDevice:
         return CPU_DEVICE
     if count == 0:
         raise ConfigError(
-            f"device is {text}, but MAX finds no GPU on this machine, only its CPU; it needs an NVIDIA GPU of sm_80 or later "
-            "and a driver of version 580 or later. --device cpu runs without one"
+            f"device is {text}, but MAX finds no GPU on this machine, only its CPU; it needs an NVIDIA GPU of "
+            "sm_80 or later and a driver of version 580 or later. --device cpu runs without one"
         )
     if api != "cuda":
         raise ConfigError(f"device is {text}, but the GPUs found here are of {api}; supported are NVIDIA's (cuda)")

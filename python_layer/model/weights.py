@@ -13,8 +13,8 @@ FINAL_NORM = "norm"
 def weight_specs(config: Qwen3Config, *, packed: bool = True) -> list[WeightSpec]:
     """Every weight of the graph.
 
-    Matrices keep the precision of the model and have shape [out, in]; those of linear layers are packed for CPUs. Norm weights
-    and biases are float32.
+    Matrices keep the precision of the model and have shape [out, in]; those of linear layers are packed for CPUs.
+    Norm weights and biases are float32.
     Projections that read the same input are stacked: ``qkv`` is queries, keys and values, ``gate_up`` is gate
     and up. With tied embeddings the output projection is the embedding itself.
     """

@@ -1,92 +1,21 @@
 """Interprets PTX, all threads of a block at a time, so that GPU kernels can be tested where there is no GPU.
 
-What is modelled: registers, branches (threads that part meet again where their ways do),
-global and shared memory with every access checked, barriers, shuffles, asynchronous copies that land as late as they may,
-ldmatrix and mma.sync as the PTX ISA gives their fragments. What is not: time, caches, rounding inside tensor cores (sums
-are exact here and then rounded), the last bits of approximate functions, memory that two blocks share while they run.
+What is modelled: registers, branches (threads that part meet again where their ways do), global and shared memory with
+every access checked, barriers, shuffles, asynchronous copies that land as late as they may, ldmatrix and mma.sync as
+the PTX ISA gives their fragments. What is not: time, caches, rounding inside tensor cores (sums are exact here and then
+rounded), the last bits of approximate functions, memory that two blocks share while they run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.ptx.program import Instruction, Program
-
-Values = NDArray[np.generic]
-LANES = 32
-GAP = 256
-"""Bytes between arrays, which nothing may touch."""
-TYPES = {
-    "f32": np.float32, "f64": np.float64, "s8": np.int8, "s16": np.int16, "s32": np.int32, "s64": np.int64,
-    "u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64,
-    "b8": np.uint8, "b16": np.uint16, "b32": np.uint32, "b64": np.uint64, "pred": np.bool_,
-}  # fmt: skip
-COMPARE = {
-    "eq": np.equal,
-    "ne": np.not_equal,
-    "lt": np.less,
-    "le": np.less_equal,
-    "gt": np.greater,
-    "ge": np.greater_equal,
-}
-COMPARE |= {"neu": np.not_equal, "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal}
-UNORDERED = {"ltu": np.greater_equal, "leu": np.greater, "gtu": np.less_equal, "geu": np.less, "equ": np.not_equal}
-
-
-def bfloat16(values: Values) -> Values:
-    """float32 rounded to the nearest bfloat16, as its bits."""
-    bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return np.where(np.isnan(values), np.uint16(0x7FFF), rounded)
-
-
-def from_bfloat16(bits: Values) -> Values:
-    """The float32 values of bfloat16 bits."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-class GlobalMemory:
-    """Arrays at addresses; whatever lies outside them must not be touched.
-
-    Args:
-        arrays: Contiguous ones; copied in, and back by :meth:`give_back`.
-    """
-
-    BASE = 1 << 32
-
-    def __init__(self, arrays: Sequence[Values]) -> None:
-        self._arrays = arrays
-        starts = np.cumsum([GAP, *(-(-a.nbytes // GAP) * GAP + GAP for a in arrays)])
-        self.addresses = [self.BASE + int(start) for start in starts[:-1]]
-        self._bytes = np.zeros(starts[-1], np.uint8)
-        self._valid = np.zeros(starts[-1], bool)
-        for start, array in zip(starts, arrays, strict=False):
-            if not array.flags.c_contiguous:
-                raise ValueError("an array must be contiguous")
-            self._bytes[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
-            self._valid[start : start + array.nbytes] = True
-
-    def find(self, addresses: NDArray[np.int64], size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """All memory, and where in it these accesses of ``size`` bytes are.
-
-        Raises:
-            MemoryError: One is not aligned, or not inside an array.
-        """
-        offsets = addresses - self.BASE
-        if (offsets % size).any():
-            raise MemoryError(f"an access of {size} bytes is not aligned")
-        ends = np.clip(offsets + size - 1, 0, len(self._valid) - 1)
-        if (offsets < 0).any() or (offsets + size > len(self._valid)).any() or not self._valid[[offsets, ends]].all():
-            raise MemoryError(f"an access of {size} bytes is outside of all arrays")
-        return self._bytes, offsets
-
-    def give_back(self) -> None:
-        """Copies the memory back to the arrays."""
-        for address, array in zip(self.addresses, self._arrays, strict=True):
-            start = address - self.BASE
-            array.reshape(-1).view(np.uint8)[:] = self._bytes[start : start + array.nbytes]
+from tests.ptx.arithmetic import ARITHMETIC, COMPARE, TYPES, UNORDERED, product
+from tests.ptx.memory import GlobalMemory, Values, bfloat16, from_bfloat16
+from tests.ptx.program import Instruction, Program, vector
+from tests.ptx.warps import LANES, WarpInstructions
 
 
 @dataclass
@@ -97,7 +26,7 @@ class Copies:
     groups: list[list[tuple[NDArray[np.int64], NDArray[np.uint8]]]]
 
 
-class Machine:
+class Machine(WarpInstructions):
     """One block of threads.
 
     Args:
@@ -236,7 +165,7 @@ class Machine:
         return self.shared, addresses
 
     def do_ld(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        kind, targets = instruction.name[-1], _vector(instruction.operands[0])
+        kind, targets = instruction.name[-1], vector(instruction.operands[0])
         name, addresses = self.address(instruction.operands[1])
         if name is not None:
             value = np.array(self.parameters[name])
@@ -253,7 +182,7 @@ class Machine:
             self.write(target, values, active)
 
     def do_st(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        kind, sources = instruction.name[-1], _vector(instruction.operands[1])
+        kind, sources = instruction.name[-1], vector(instruction.operands[1])
         element = np.dtype(TYPES[kind])
         _, addresses = self.address(instruction.operands[0])
         memory, offsets = self.window(_space(instruction), addresses[active], element.itemsize * len(sources))
@@ -314,14 +243,14 @@ class Machine:
         kind, (target, source) = instruction.name[-1], instruction.operands
         size = np.dtype(TYPES[kind]).itemsize
         if target.startswith("{"):
-            parts = _vector(target)
+            parts = vector(target)
             whole = self.read(source, kind)
             step = 8 * size // len(parts)
             for i, part in enumerate(parts):
                 piece = (whole >> whole.dtype.type(i * step)).astype(f"u{step // 8}")
                 self.write(part, piece, active)
         elif source.startswith("{"):
-            parts = _vector(source)
+            parts = vector(source)
             step = 8 * size // len(parts)
             whole = np.zeros(self.threads, f"u{size}")
             for i, part in enumerate(parts):
@@ -363,10 +292,8 @@ class Machine:
             if to == "bf16":
                 self.write(target, bfloat16(self.read(sources[0], given)), active)
                 return
-            if given == "bf16":
-                value = from_bfloat16(self.read(sources[0], "b16"))
-            else:
-                value = self.read(sources[0], given)
+            source = self.read(sources[0], "b16" if given == "bf16" else given)
+            value = from_bfloat16(source) if given == "bf16" else source
             if np.dtype(TYPES[to]).kind in "iu" and value.dtype.kind == "f":
                 rounding = next((name for name in instruction.name if name in ("rzi", "rni", "rmi", "rpi")), "rzi")
                 value = {"rzi": np.trunc, "rni": np.rint, "rmi": np.floor, "rpi": np.ceil}[rounding](value)
@@ -378,148 +305,19 @@ class Machine:
         kind = instruction.name[-1]
         a, b = (self.read(operand, kind) for operand in instruction.operands[1:])
         with np.errstate(all="ignore"):
-            self.write(instruction.operands[0], _product(instruction.name, a, b), active)
+            self.write(instruction.operands[0], product(instruction.name, a, b), active)
 
     def do_mad(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
         kind = instruction.name[-1]
         a, b = (self.read(operand, kind) for operand in instruction.operands[1:3])
         with np.errstate(all="ignore"):
-            product = _product(instruction.name, a, b)
-            c = self.read(instruction.operands[3], f"{kind[0]}{8 * product.dtype.itemsize}")
-            self.write(instruction.operands[0], product + c, active)
-
-    def do_shfl(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        self._whole_warps(active)
-        source, offset = (self.read(operand, "b32") for operand in instruction.operands[1:3])
-        lanes = np.arange(self.threads)
-        by = offset.astype(np.int64)
-        lane = lanes % LANES
-        match instruction.name[2]:
-            case "bfly":
-                wanted = lane ^ by
-            case "down":
-                wanted = np.where(lane + by < LANES, lane + by, lane)
-            case "up":
-                wanted = np.where(lane - by >= 0, lane - by, lane)
-            case _:
-                wanted = by % LANES
-        self.write(instruction.operands[0].split("|")[0], source[lanes - lane + wanted], active)
-
-    def do_vote(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        self._whole_warps(active)
-        votes = self.registers[instruction.operands[1]].reshape(-1, LANES)
-        match instruction.name[2]:
-            case "any":
-                result = votes.any(1)
-            case "all":
-                result = votes.all(1)
-            case _:
-                result = (votes * (1 << np.arange(LANES, dtype=np.uint64))).sum(1).astype(np.uint32)
-        self.write(instruction.operands[0], np.repeat(result, LANES), active)
-
-    def do_ldmatrix(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        self._whole_warps(active)
-        targets = _vector(instruction.operands[0])
-        _, addresses = self.address(instruction.operands[1])
-        rows, lane = addresses.reshape(-1, LANES), np.arange(LANES)
-        live = active.reshape(-1, LANES)[:, 0]
-        for i, target in enumerate(targets):
-            result = np.zeros((len(rows), LANES), np.uint32)
-            _, starts = self.window("shared", rows[live, 8 * i : 8 * i + 8], 16)
-            matrix = self.shared[starts[:, :, None] + np.arange(16)].view(np.uint16)
-            if "trans" in instruction.name:
-                matrix = matrix.transpose(0, 2, 1)
-            pairs = matrix[:, lane // 4][:, lane, :] if False else matrix[:, lane // 4, :]
-            low = pairs[:, lane, lane % 4 * 2].astype(np.uint32)
-            high = pairs[:, lane, lane % 4 * 2 + 1].astype(np.uint32)
-            result[live] = high << np.uint32(16) | low
-            self.write(target, result.reshape(-1), active)
-
-    def do_mma(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        if instruction.name[3:] != ("m16n8k16", "row", "col", "f32", "bf16", "bf16", "f32"):
-            raise NotImplementedError(".".join(instruction.name))
-        self._whole_warps(active)
-        d, a, b, c = (_vector(operand) for operand in instruction.operands)
-        lane = np.arange(LANES)
-        g, t = lane // 4, lane % 4
-        warps = self.threads // LANES
-        left, right = np.zeros((warps, 16, 16)), np.zeros((warps, 16, 8))
-        sums = np.zeros((warps, 16, 8))
-        for i, register in enumerate(a):
-            pairs = self.read(register, "b32").reshape(warps, LANES)
-            for half in range(2):
-                value = from_bfloat16((pairs >> np.uint32(16 * half)).astype(np.uint16))
-                left[:, g + 8 * (i % 2), 2 * t + half + 8 * (i // 2)] = value
-        for i, register in enumerate(b):
-            pairs = self.read(register, "b32").reshape(warps, LANES)
-            for half in range(2):
-                right[:, 2 * t + half + 8 * i, g] = from_bfloat16((pairs >> np.uint32(16 * half)).astype(np.uint16))
-        for i, register in enumerate(c):
-            sums[:, g + 8 * (i // 2), 2 * t + i % 2] = self.read(register, "f32").reshape(warps, LANES)
-        with np.errstate(all="ignore"):
-            result = (left @ right + sums).astype(np.float32)
-        for i, register in enumerate(d):
-            self.write(register, result[:, g + 8 * (i // 2), 2 * t + i % 2].reshape(-1), active)
-
-    def _whole_warps(self, active: NDArray[np.bool_]) -> None:
-        of_warp = active.reshape(-1, LANES)
-        if (of_warp.any(1) != of_warp.all(1)).any():
-            raise RuntimeError("lanes of one warp do not run this instruction together")
-
-
-def _vector(operand: str) -> list[str]:
-    return [part.strip() for part in operand.strip("{}").split(",")]
+            result = product(instruction.name, a, b)
+            c = self.read(instruction.operands[3], f"{kind[0]}{8 * result.dtype.itemsize}")
+            self.write(instruction.operands[0], result + c, active)
 
 
 def _space(instruction: Instruction) -> str:
     return "shared" if "shared" in instruction.name else "global"
-
-
-def _product(name: tuple[str, ...], a: Values, b: Values) -> Values:
-    if "wide" in name:
-        wide = f"{a.dtype.kind}{2 * a.dtype.itemsize}"
-        return a.astype(wide) * b.astype(wide)
-    if "hi" in name:
-        bits = 8 * a.dtype.itemsize
-        return np.array([(int(x) * int(y)) >> bits for x, y in zip(a, b, strict=True)], object).astype(a.dtype)
-    return a * b
-
-
-def _divide(a: Values, b: Values) -> Values:
-    if a.dtype.kind == "f":
-        return a / b
-    b = np.where(b == 0, a.dtype.type(1), b)
-    return (np.sign(a) * np.sign(b) * (abs(a) // abs(b))).astype(a.dtype) if a.dtype.kind == "i" else a // b
-
-
-def _remainder(a: Values, b: Values) -> Values:
-    return a - _divide(a, b) * np.where(b == 0, a.dtype.type(1), b)
-
-
-def _shift_left(a: Values, by: Values) -> Values:
-    most = 8 * a.dtype.itemsize - 1
-    return np.where(by > most, a.dtype.type(0), a << np.minimum(by, most).astype(a.dtype))
-
-
-def _shift_right(a: Values, by: Values) -> Values:
-    most = 8 * a.dtype.itemsize - 1
-    far = a >> a.dtype.type(most) if a.dtype.kind == "i" else np.zeros_like(a)
-    return np.where(by > most, far, a >> np.minimum(by, most).astype(a.dtype))
-
-
-def _round_fma(a: Values, b: Values, c: Values) -> Values:
-    if a.dtype == np.float64:
-        return a * b + c
-    return a.astype(np.float64) * b + c
-
-
-ARITHMETIC: dict[str, Callable[..., Values]] = {
-    "add": np.add, "sub": np.subtract, "div": _divide, "rem": _remainder, "min": np.fmin, "max": np.fmax,
-    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert, "neg": np.negative,
-    "abs": np.abs, "fma": _round_fma, "shl": _shift_left, "shr": _shift_right, "ex2": np.exp2, "lg2": np.log2,
-    "sin": np.sin, "cos": np.cos, "sqrt": np.sqrt, "rsqrt": lambda a: 1 / np.sqrt(a), "rcp": lambda a: 1 / a,
-    "popc": np.bitwise_count, "clz": lambda a: 32 - np.ceil(np.log2(a.astype(np.float64) + 1)).astype(a.dtype),
-}  # fmt: skip
 
 
 def launch(

@@ -89,6 +89,11 @@ def parse(text: str) -> Program:
     )
 
 
+def vector(operand: str) -> list[str]:
+    """The parts of an operand in braces, or the operand alone."""
+    return [part.strip() for part in operand.strip("{}").split(",")]
+
+
 def _shared(text: str) -> tuple[dict[str, int], int]:
     places, end, dynamic = {}, 0, []
     for align, name, size in SHARED.findall(text):

@@ -69,7 +69,7 @@ def test_a_gpus_types_and_pages_are_checked() -> None:
 def test_errors_of_a_gpu_say_what_was_not_possible() -> None:
     gpu = parse_target("cuda:sm_80")
     lack = gpu.failure(RuntimeError("CUDA_ERROR_OUT_OF_MEMORY (out of memory)"), "hold a KV cache of 3 GiB")
-    assert isinstance(lack, ConfigError) and "gpu:0 has not memory enough to hold a KV cache of 3 GiB" in str(lack)
+    assert isinstance(lack, ConfigError) and "gpu:0 lacks the memory to hold a KV cache of 3 GiB" in str(lack)
     assert isinstance(gpu.failure(RuntimeError("illegal address"), "run a step"), DeviceError)
 
 

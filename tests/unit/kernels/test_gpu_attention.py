@@ -14,7 +14,8 @@ from max.graph import BufferType, DeviceRef, TensorType, ops
 
 from python_layer.model.device import resolve_device
 from tests.ptx.compiled import compile_kernels
-from tests.ptx.machine import bfloat16, from_bfloat16, launch
+from tests.ptx.machine import launch
+from tests.ptx.memory import bfloat16, from_bfloat16
 from tests.ptx.program import Program, parse
 from tests.unit.kernels import reference
 from tests.unit.kernels.harness import OpRunner

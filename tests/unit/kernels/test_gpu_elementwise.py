@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.ptx.compiled import compile_kernels
-from tests.ptx.machine import bfloat16, from_bfloat16, launch
+from tests.ptx.machine import launch
+from tests.ptx.memory import bfloat16, from_bfloat16
 from tests.ptx.program import Program, parse
 from tests.unit.kernels import reference
 

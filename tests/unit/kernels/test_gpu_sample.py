@@ -1,4 +1,7 @@
-"""Sampling on GPUs against the NumPy reference of `mili.sample`: the kernel's PTX, interpreted, and, where there is one, a GPU."""
+"""Sampling on GPUs against the NumPy reference of `mili.sample`.
+
+Everywhere the PTX of the kernel is interpreted; where MAX sees a GPU, it runs on it too.
+"""
 
 from collections.abc import Callable
 from functools import partial
