@@ -71,20 +71,20 @@ class DevicePages:
 
     def copy(self, source: int, target: int) -> None:
         """As in :class:`Pages`."""
-        _page(self.cache, target).inplace_copy_from(_page(self.cache, source))
+        page_view(self.cache, target).inplace_copy_from(page_view(self.cache, source))
 
     def swap_out(self, page: int, slot: int) -> None:
         """As in :class:`Pages`."""
-        _page(self._swap, slot).inplace_copy_from(_page(self.cache, page))
+        page_view(self._swap, slot).inplace_copy_from(page_view(self.cache, page))
 
     def swap_in(self, slot: int, page: int) -> None:
         """As in :class:`Pages`."""
-        _page(self.cache, page).inplace_copy_from(_page(self._swap, slot))
+        page_view(self.cache, page).inplace_copy_from(page_view(self._swap, slot))
 
 
-def _page(cache: Buffer, page: int) -> Buffer:
-    """One page of a cache: a view."""
-    return cache[page : page + 1, ...]
+def page_view(cache: Buffer, page: int) -> Buffer:
+    """One page of a cache, in its place."""
+    return cache[(slice(page, page + 1), *(slice(None) for _ in cache.shape[1:]))]
 
 
 def make_pages(layout: KVCacheLayout, device: ComputeDevice, pages: int, swap_slots: int = 0) -> Pages:

@@ -3,20 +3,23 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from max.driver import accelerator_count
+from max.driver import CPU, Buffer, accelerator_count
 from max.dtype import DType
 
 from python_layer.model import device as devices
 from python_layer.model.batch import RaggedBatch, RequestRows
-from python_layer.model.captured import filled_up, is_decode, power_of_two_from
+from python_layer.model.captured import CapturedDecodes, filled_up, is_decode, power_of_two_from
 from python_layer.model.compiled_folder import MANIFEST, CompiledFolder
 from python_layer.model.config import Qwen3Config
 from python_layer.model.device import CPU_DEVICE, ComputeDevice, parse_target, resolve_device
+from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import DEFAULT_MODEL
-from python_layer.model.qwen3_model import model_graph
+from python_layer.model.pages import DevicePages, page_view
+from python_layer.model.qwen3_model import Qwen3Model, model_graph
 from python_layer.model.weights import weight_specs
 from python_layer.utils.errors import CompileError, ConfigError, DeviceError
 
@@ -96,6 +99,52 @@ def test_prefills_chunks_and_other_logits_are_no_decodes() -> None:
         assert not is_decode(RaggedBatch.of(rows))
     two = RaggedBatch.of([RequestRows([1], 0, [0]), RequestRows([2], 0, [1])])
     assert not is_decode(replace(two, logit_rows=two.logit_rows[::-1].copy()))
+
+
+class Replayed:
+    """A compiled model on the CPU with the driver's capture and replay: reads its inputs and writes its outputs in place."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._outputs: dict[int, list[Buffer]] = {}
+
+    def capture(self, key: int, *inputs: Buffer) -> list[Buffer]:
+        assert key not in self._outputs
+        self._outputs[key] = self._model.execute(*inputs)
+        for output in self._outputs[key]:
+            output.inplace_copy_from(Buffer.zeros(list(output.shape), output.dtype))  # a capture computes nothing
+        return self._outputs[key]
+
+    def replay(self, key: int, *inputs: Buffer) -> None:
+        for target, source in zip(self._outputs[key], self._model.execute(*inputs), strict=True):
+            target.inplace_copy_from(source)
+
+
+def test_captured_decodes_give_the_logits_of_the_model() -> None:
+    model = Qwen3Model.from_pretrained(DEFAULT_MODEL)
+    cache = model.allocate_cache(9)
+    prompts, pages = [[5, 9, 3], [7] * 20, [1], [2, 4]], [[0], [1, 2], [3], [4]]
+    model.forward(RaggedBatch.of([RequestRows(p, 0, own) for p, own in zip(prompts, pages, strict=True)]), cache)
+    captured = CapturedDecodes(Replayed(model._model), cache, 8, CPU())
+    for count in (4, 3, 1, 3):  # 4 and 3 are one capture
+        rows = [RequestRows([11], len(p), own) for p, own in zip(prompts[:count], pages, strict=False)]
+        batch = RaggedBatch.of(rows)
+        np.testing.assert_array_equal(captured.step(batch).to_numpy(), model.forward(batch, cache))
+
+
+def test_pages_are_copied_and_swapped_by_the_driver() -> None:
+    layout = KVCacheLayout.of(CONFIG, 16, DType.float32)
+    pages = DevicePages(layout, 4, 2, CPU_DEVICE)
+    for page in range(4):
+        page_view(pages.cache, page).inplace_copy_from(
+            Buffer.from_numpy(np.full((1, *layout.page_shape), page, np.float32))
+        )
+    pages.copy(1, 3)
+    pages.swap_out(2, 1)
+    pages.copy(0, 2)
+    pages.swap_in(1, 0)
+    values = pages.cache.to_numpy().reshape(4, -1)
+    assert [set(page) for page in values.tolist()] == [{2.0}, {1.0}, {0.0}, {1.0}]
 
 
 def test_a_compiled_folder_must_fit(tmp_path: Path) -> None:
