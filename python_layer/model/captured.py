@@ -48,6 +48,8 @@ class CapturedDecodes:
         self._spare_page = spare_page
         self._device = device
         self._captures: dict[tuple[int, int], Capture] = {}
+        self._given: list[Buffer] = []
+        """The last step's arrays: the driver may still be copying them."""
 
     def step(self, batch: RaggedBatch) -> Buffer:
         """The logits of a batch that :func:`is_decode` and that was checked, [requests, vocab_size], on the device.
@@ -63,6 +65,7 @@ class CapturedDecodes:
             (logits,) = self._model.capture(key, *inputs)
             self._captures[size] = Capture(key, inputs, logits)
         capture = self._captures[size]
+        self._given = arrays
         for target, source in zip(capture.inputs[1:], arrays, strict=True):
             target.inplace_copy_from(source)
         self._model.replay(capture.key, *capture.inputs)

@@ -73,7 +73,7 @@ def test_the_engine_answers(tiny: Qwen3Model) -> None:
     engine = build_engine(tiny, load_settings({"device": "gpu", "kv_cache_memory": 0.1}))
     try:
         params = GenerationParams(max_tokens=12, ignore_eos=True)
-        answers = engine.generate_batch([[5, 9, 3]] * 3, params)
+        answers = [outputs[0] for outputs in engine.generate_batch([[5, 9, 3]] * 3, params)]
         assert [len(answer.tokens) for answer in answers] == [12] * 3
         assert answers[0].tokens == answers[1].tokens == answers[2].tokens
     finally:
