@@ -5,7 +5,7 @@ share a KV head (row r is query head `r % group` of the token `r // group`), 16 
 steps of KEYS, which are copied to shared memory one step ahead.
 
 The keys are summed up in splits of SPLIT positions from position 0, whose results are merged in order by their
-maxima (Flash-Decoding, Dao et al. 2023). Requests with few rows have a block for each split and the merge in a kernel
+maxima (Flash-Decoding, Dao et al. 2023). Requests of one token have a block for each split and the merge in a kernel
 of its own; others go through the splits one after the other. The sums are the same ones in the same order, so a row's
 result depends on its own context only. What is masked adds exactly zero.
 """
@@ -46,10 +46,16 @@ comptime WARP_ROWS = 16
 comptime THREADS = 128
 comptime SPLIT = 256
 """Positions whose sums are merged with those of others."""
-comptime FEW_ROWS = 16
-"""A request with at most so many rows has its splits computed by different blocks."""
+comptime MOST_SPLIT_ROWS = 16
+"""Query heads of a KV head up to which the splits of a request of one token are computed by different blocks."""
 comptime MASKED = neg_inf[DType.float32]()
 comptime LOG2_E = 1.4426950408889634
+
+
+@always_inline
+def is_split(rows: Int, group: Int) -> Bool:
+    """Whether a request with so many rows for a KV head, `group` of them for a token, has a block for each split."""
+    return rows == group and group <= MOST_SPLIT_ROWS
 
 
 @always_inline
@@ -76,13 +82,13 @@ struct Place(TrivialRegisterPassable):
 def place_of(row_offsets: GpuRead[DType.int32], requests: Int, group: Int, block: Int) -> Place:
     """The tile of a block, from the last of the last request on: those have the most keys, and begin first.
 
-    Requests with few rows have no tile here.
+    Requests of one token have no tile here.
     """
     var index = block
     for b in range(requests - 1, -1, -1):
         var first = Int(row_offsets[unsafe_offset=b])
         var rows = (Int(row_offsets[unsafe_offset=b + 1]) - first) * group
-        if rows <= FEW_ROWS:
+        if is_split(rows, group):
             continue
         var tiles = ceildiv(rows, ROWS)
         if index < tiles:
@@ -274,7 +280,7 @@ def attend[
 
 
 def attention_kernel[
-    head_dim: Int, few_rows: Bool
+    head_dim: Int, one_token: Bool
 ](
     y: GpuWrite[DType.bfloat16],
     partial: GpuWrite[DType.float32],
@@ -289,16 +295,15 @@ def attention_kernel[
     kv_heads: Int32,
     page_stride: Int32,
     page_bits: Int32,
-    capacity: Int32,
 ):
     """Attention of one tile of rows and one KV head, over all splits or over one.
 
-    The grid is (tiles, KV heads) or, for requests with few rows, (splits, KV heads, requests).
+    The grid is (tiles, KV heads) or, for requests of one token, (splits, KV heads, requests).
 
     Parameters:
         head_dim: 64 or 128.
-        few_rows: One split of a request with few rows, whose sums go to `partial` [requests, KV heads, splits,
-            capacity, head_dim + 2]: the values' sums, the weights' sum and the maximum. Otherwise all splits of a tile
+        one_token: One split of a request of one token, whose sums go to `partial` [requests, KV heads, splits, group,
+            head_dim + 2]: the values' sums, the weights' sum and the maximum. Otherwise all splits of a tile
             of the other requests, whose results go to `y`.
     """
     comptime tile_size = KEYS * head_dim
@@ -307,10 +312,10 @@ def attention_kernel[
     var heads = Int(group) * Int(kv_heads)
     var head = block_idx.y
     var place: Place
-    comptime if few_rows:
+    comptime if one_token:
         var first = Int(row_offsets[unsafe_offset=block_idx.z])
         var rows = (Int(row_offsets[unsafe_offset=block_idx.z + 1]) - first) * Int(group)
-        place = Place(block_idx.z if rows <= FEW_ROWS else -1, 0, first, rows)
+        place = Place(block_idx.z if is_split(rows, Int(group)) else -1, 0, first, rows)
     else:
         place = place_of(row_offsets, Int(requests), Int(group), block_idx.x)
     if place.request < 0:
@@ -323,7 +328,7 @@ def attention_kernel[
     var end = first_position + last_row // Int(group) + 1
     var warp_end = first_position + warp_last // Int(group) + 1 if start_row < place.rows else 0
     var begin = 0
-    comptime if few_rows:
+    comptime if one_token:
         begin = block_idx.x * SPLIT
         if begin >= end:
             return
@@ -361,12 +366,12 @@ def attention_kernel[
                 sums, warp_queries, tile, tile.unsafe_offset(tile_size), start, low_end, high_end, scale
             )
         stage = 1 - stage
-        comptime if not few_rows:
+        comptime if not one_token:
             if (start + KEYS) % SPLIT == 0 or start + KEYS >= end:
                 total.merge(sums)
-    comptime if few_rows:
+    comptime if one_token:
         var index = ((place.request * Int(kv_heads) + head) * split_count(Int(pages_per_request), Int(page_bits))) + block_idx.x
-        var at = index * Int(capacity) * (head_dim + 2)
+        var at = index * Int(group) * (head_dim + 2)
         if low_row < place.rows:
             store_partial[head_dim](partial, at + low_row * (head_dim + 2), sums, lane, 0)
         if high_row < place.rows:
@@ -421,14 +426,13 @@ def merge_kernel[
     group: Int32,
     kv_heads: Int32,
     page_bits: Int32,
-    capacity: Int32,
 ):
-    """Merges the splits of a request with few rows, in order; the grid is (capacity, KV heads, requests), a warp each."""
+    """Merges the splits of a request of one token, in order; the grid is (group, KV heads, requests), a warp each."""
     comptime width = head_dim // 32
     var first = Int(row_offsets[unsafe_offset=block_idx.z])
     var rows = (Int(row_offsets[unsafe_offset=block_idx.z + 1]) - first) * Int(group)
     var row = block_idx.x
-    if rows > FEW_ROWS or row >= rows:
+    if not is_split(rows, Int(group)):
         return
     var splits = split_count(Int(pages_per_request), Int(page_bits))
     var end = Int(positions[unsafe_offset=first]) + row // Int(group) + 1
@@ -437,7 +441,7 @@ def merge_kernel[
     var maximum = MASKED
     for split in range(ceildiv(end, SPLIT)):
         var index = (block_idx.z * Int(kv_heads) + block_idx.y) * splits + split
-        var at = (index * Int(capacity) + row) * (head_dim + 2)
+        var at = (index * Int(group) + row) * (head_dim + 2)
         var part = partial.unsafe_load[width=width, alignment=8](at + lane_id() * width)
         var part_maximum = partial[unsafe_offset=at + head_dim + 1]
         var new = max(maximum, part_maximum)
@@ -483,15 +487,13 @@ def launch_attention(
     """
     var bits = shape.page_bits()
     var group = batch.q_heads // shape.kv_heads
-    var capacity = min(group, FEW_ROWS) if batch.rows == batch.requests else FEW_ROWS
     var splits = split_count(batch.pages_per_request, bits)
-    var size = batch.requests * shape.kv_heads * splits * capacity * (shape.head_dim + 2)
-    # Only few rows need the workspace: group <= FEW_ROWS, or every request has a tile.
-    var partial = ctx.enqueue_create_buffer[DType.float32](max(size, 1))
+    var size = batch.requests * batch.q_heads * splits * (shape.head_dim + 2)
+    var partial = ctx.enqueue_create_buffer[DType.float32](size if group <= MOST_SPLIT_ROWS else 1)
     comptime for head_dim in [64, 128]:
         comptime shared = (4 * KEYS + ROWS) * head_dim * 2
         if shape.head_dim == head_dim:
-            if batch.rows > batch.requests or group > FEW_ROWS:
+            if batch.rows > batch.requests or group > MOST_SPLIT_ROWS:
                 comptime kernel = attention_kernel[head_dim, False]
                 ctx.enqueue_function[kernel](
                     y,
@@ -507,13 +509,12 @@ def launch_attention(
                     Int32(shape.kv_heads),
                     Int32(shape.page_stride()),
                     Int32(bits),
-                    Int32(capacity),
                     grid_dim=(batch.rows * group // ROWS + batch.requests, shape.kv_heads),
                     block_dim=THREADS,
                     shared_mem_bytes=shared,
                     func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(UInt32(shared)),
                 )
-            if group <= FEW_ROWS:
+            if group <= MOST_SPLIT_ROWS:
                 comptime kernel = attention_kernel[head_dim, True]
                 ctx.enqueue_function[kernel](
                     y,
@@ -529,7 +530,6 @@ def launch_attention(
                     Int32(shape.kv_heads),
                     Int32(shape.page_stride()),
                     Int32(bits),
-                    Int32(capacity),
                     grid_dim=(splits, shape.kv_heads, batch.requests),
                     block_dim=THREADS,
                     shared_mem_bytes=shared,
@@ -545,8 +545,7 @@ def launch_attention(
                     Int32(group),
                     Int32(shape.kv_heads),
                     Int32(bits),
-                    Int32(capacity),
-                    grid_dim=(capacity, shape.kv_heads, batch.requests),
+                    grid_dim=(group, shape.kv_heads, batch.requests),
                     block_dim=WARP_SIZE,
                 )
             _ = partial^

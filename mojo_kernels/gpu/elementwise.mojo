@@ -1,4 +1,4 @@
-"""Kernels whose every output depends on a few inputs: gather, SwiGLU, RoPE table, copies of pages."""
+"""Kernels whose every output depends on a few inputs: gather, SwiGLU, the RoPE table."""
 
 from max.gpu import block_dim, block_idx, thread_idx
 from max.gpu.host import DeviceContext

@@ -41,7 +41,7 @@ def main() raises:
         write(folder, String("qk_norm_rope_store_", head_dim), String(compile_info[qk, emission_kind="asm", target=TARGET]().asm))
         comptime whole = attention_kernel[head_dim, False]
         write(folder, String("attention_", head_dim), String(compile_info[whole, emission_kind="asm", target=TARGET]().asm))
-        comptime few = attention_kernel[head_dim, True]
-        write(folder, String("attention_few_rows_", head_dim), String(compile_info[few, emission_kind="asm", target=TARGET]().asm))
+        comptime one = attention_kernel[head_dim, True]
+        write(folder, String("attention_one_token_", head_dim), String(compile_info[one, emission_kind="asm", target=TARGET]().asm))
         comptime merge = merge_kernel[head_dim]
         write(folder, String("attention_merge_", head_dim), String(compile_info[merge, emission_kind="asm", target=TARGET]().asm))

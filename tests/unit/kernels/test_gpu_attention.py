@@ -24,7 +24,7 @@ from tests.unit.kernels.harness import from_bfloat16 as buffer_values
 Run = Callable[["Requests", dict[str, np.ndarray]], tuple[np.ndarray, np.ndarray]]
 """Runs both ops on a batch, writes the requests' cache, and gives queries and attention [T, q_heads, head_dim]."""
 EPS = 1e-6
-SPLIT, FEW_ROWS, ROWS = 256, 16, 64
+SPLIT, MOST_SPLIT_ROWS, ROWS = 256, 16, 64
 """As in mojo_kernels/gpu/attention.mojo."""
 LAYERS, LAYER = 2, 1
 
@@ -105,20 +105,19 @@ class Interpreted:
         launch(store, (-(-threads // 256), 1, 1), 256, [*inputs, rows, requests, pages, *heads, stride, bits, EPS])
 
         group = given.q_heads // given.kv_heads
-        capacity = min(group, FEW_ROWS) if rows == requests else FEW_ROWS
         splits = -(-(pages << bits) // SPLIT)
-        partial = np.full(requests * given.kv_heads * splits * capacity * (head_dim + 2), np.nan, np.float32)
-        sizes = [group, given.kv_heads, stride, bits, capacity]
+        partial = np.full(requests * given.kv_heads * splits * group * (head_dim + 2), np.nan, np.float32)
+        sizes = [group, given.kv_heads, stride, bits]
         arguments = [y, partial, q, layer, *where, requests, pages, *sizes]
         shared = (4 * 64 + ROWS) * head_dim * 2
-        if rows > requests or group > FEW_ROWS:
+        if rows > requests or group > MOST_SPLIT_ROWS:
             grid = (rows * group // ROWS + requests, given.kv_heads, 1)
             launch(self.kernels[f"attention_{head_dim}"], grid, 128, arguments, shared)
-        if group <= FEW_ROWS:
+        if group <= MOST_SPLIT_ROWS:
             grid = (splits, given.kv_heads, requests)
-            launch(self.kernels[f"attention_few_rows_{head_dim}"], grid, 128, arguments, shared)
-            grid = (capacity, given.kv_heads, requests)
-            merged = [y, partial, *where[:2], pages, group, given.kv_heads, bits, capacity]
+            launch(self.kernels[f"attention_one_token_{head_dim}"], grid, 128, arguments, shared)
+            grid = (group, given.kv_heads, requests)
+            merged = [y, partial, *where[:2], pages, group, given.kv_heads, bits]
             launch(self.kernels[f"attention_merge_{head_dim}"], grid, 32, merged)
         return from_bfloat16(q), from_bfloat16(y)
 
@@ -171,7 +170,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     return OnGPU()
 
 
-# (query heads, kv heads, head_dim, page size, request lengths): few rows and many, one split and several, groups
+# (query heads, kv heads, head_dim, page size, request lengths): one token and many, one split and several, groups
 # that fill a tile and that do not.
 CASES = [
     (4, 2, 64, 16, [5, 1, 33]),
@@ -207,9 +206,9 @@ def test_decode_has_the_bits_of_prefill(run: Run) -> None:
     together = np.split(whole.step(run, [(0, 0, 290), (1, 0, 40)])[1], [290])
     split = Requests(4, 2, 64, 16, lengths)
     steps = [
-        [(0, 0, 100), (1, 0, 1)],  # many rows beside few
+        [(0, 0, 100), (1, 0, 1)],  # many tokens beside one
         [(1, 1, 38), (0, 100, 287)],
-        [(0, 287, 288), (1, 38, 39)],  # one row each: the host launches splits only
+        [(0, 287, 288), (1, 38, 39)],  # one token each: the host launches splits only
         [(1, 39, 40), (0, 288, 290)],
     ]
     seen: dict[int, list[np.ndarray]] = {0: [], 1: []}
