@@ -32,6 +32,10 @@ def export_graphs(folder: Path, requests: Sequence[GraphRequest], device: Comput
     Raises:
         CompileError: A graph does not compile, or the folder can't be written.
     """
+    # Taken before the long compilation: should a source change meanwhile, the folder is refused later.
+    facts: dict[str, Any] = _built_with(device) | {
+        "graphs": {_name(request): _graph_facts(request) for request in requests}
+    }
     kernels = kernel_package()
     files = [folder / f"{_name(request)}.mef" for request in requests]
     try:
@@ -39,8 +43,7 @@ def export_graphs(folder: Path, requests: Sequence[GraphRequest], device: Comput
         (folder / MANIFEST).unlink(missing_ok=True)  # until everything is there
         for request, file in zip(requests, files, strict=True):
             compile_apart(request, kernels, file, device)
-        manifest = _built_with(device) | {"graphs": {_name(request): _graph_facts(request) for request in requests}}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        (folder / MANIFEST).write_text(json.dumps(facts, indent=1), encoding="utf-8")
     except OSError as error:
         raise CompileError(f"can't write compiled graphs to {folder}: {error.strerror}") from None
     return files

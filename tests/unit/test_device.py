@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from python_layer.model.captured import CapturedDecodes, filled_up, is_decode, p
 from python_layer.model.compiled_folder import MANIFEST, CompiledFolder
 from python_layer.model.config import Qwen3Config
 from python_layer.model.device import CPU_DEVICE, ComputeDevice, parse_target, resolve_device
+from python_layer.model.kernels import source_hash
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import DEFAULT_MODEL
 from python_layer.model.pages import DevicePages, page_view
 from python_layer.model.qwen3_model import Qwen3Model, model_graph
+from python_layer.model.sampler import SampleGraph
 from python_layer.model.weights import weight_specs
 from python_layer.utils.errors import CompileError, ConfigError, DeviceError
 
@@ -158,3 +161,11 @@ def test_a_compiled_folder_must_fit(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text(json.dumps({"architecture": "sm_90a"}), encoding="utf-8")
     with pytest.raises(CompileError, match="it was made with architecture sm_90a, but here architecture is sm_80"):
         CompiledFolder(tmp_path, gpu)
+    facts = {"architecture": "sm_80", "MAX version": version("max"), "kernel sources": source_hash()[:16]}
+    old = {"ModelGraph": {"configuration": "another", "graph code": "0"}}
+    (tmp_path / MANIFEST).write_text(json.dumps(facts | {"graphs": old}), encoding="utf-8")
+    folder = CompiledFolder(tmp_path, gpu)
+    with pytest.raises(CompileError, match="its graph ModelGraph was made with configuration another, but here"):
+        folder.get(model_graph(CONFIG, gpu, "auto", "auto", "auto", 16))
+    with pytest.raises(CompileError, match="has no graph SampleGraph"):
+        folder.get(SampleGraph(gpu.ref))
