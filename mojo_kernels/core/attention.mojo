@@ -13,7 +13,7 @@ from max.gpu.host import DeviceContext
 from std.math import ceildiv, exp, fma, sqrt
 from std.utils.numerics import neg_inf
 
-from ..gpu.attention import BatchShape, launch_attention
+from ..gpu.attention_launch import BatchShape, launch_attention
 from ..gpu.block import GpuRead, GpuWrite
 from ..gpu.pages import CacheShape
 from ..memory.kv_cache import PagedKVCache

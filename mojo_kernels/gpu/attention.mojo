@@ -10,8 +10,7 @@ of its own; others go through the splits one after the other. The sums are the s
 result depends on its own context only. What is masked adds exactly zero.
 """
 
-from max.gpu import WARP_SIZE, block_idx, lane_id, thread_idx, warp_id
-from max.gpu.host import DeviceContext, FuncAttribute
+from max.gpu import block_idx, lane_id, thread_idx, warp_id
 from max.gpu.memory import (
     AddressSpace,
     async_copy,
@@ -21,7 +20,6 @@ from max.gpu.memory import (
 )
 from max.gpu.sync import barrier
 from std.math import ceildiv, exp2, fma
-from std.utils.numerics import neg_inf
 
 from .block import GpuRead, GpuWrite, shuffle_xor
 from .mma import (
@@ -36,7 +34,8 @@ from .mma import (
     right_of_rows,
     swizzled,
 )
-from .pages import CacheShape, PageLayout
+from .online_softmax import MASKED, Accumulator, reference_of
+from .pages import PageLayout
 
 comptime KEYS = 64
 """Positions per step of the online softmax."""
@@ -48,7 +47,6 @@ comptime SPLIT = 256
 """Positions whose sums are merged with those of others."""
 comptime MOST_SPLIT_ROWS = 16
 """Query heads of a KV head up to which the splits of a request of one token are computed by different blocks."""
-comptime MASKED = neg_inf[DType.float32]()
 comptime LOG2_E = 1.4426950408889634
 
 
@@ -56,12 +54,6 @@ comptime LOG2_E = 1.4426950408889634
 def is_split(rows: Int, group: Int) -> Bool:
     """Whether a request with so many rows for a KV head, `group` of them for a token, has a block for each split."""
     return rows == group and group <= MOST_SPLIT_ROWS
-
-
-@always_inline
-def reference_of(maximum: Float32) -> Float32:
-    """What is subtracted from scores: their maximum, or 0 where everything was masked."""
-    return maximum if maximum > MASKED else 0
 
 
 @fieldwise_init
@@ -95,63 +87,6 @@ def place_of(row_offsets: GpuRead[DType.int32], requests: Int, group: Int, block
             return Place(b, (tiles - 1 - index) * ROWS, first, rows)
         index -= tiles
     return Place(-1, 0, 0, 0)
-
-
-struct Accumulator[head_dim: Int](Movable):
-    """A lane's share of 16 rows' sums over some keys: rows g = lane / 4 and g + 8."""
-
-    comptime TILES = Self.head_dim // 8
-    var values: Array[Sums, Self.TILES]
-    """Values weighted by 2^(score - maximum)."""
-    var weights: Sums
-    """The weights' sums, as one more column of values that are all 1."""
-    var low: Float32
-    """Row g's maximum score."""
-    var high: Float32
-    """Row g + 8's."""
-
-    @always_inline
-    def __init__(out self):
-        self.values = Array[Sums, Self.TILES](fill=Sums(0))
-        self.weights = Sums(0)
-        self.low = MASKED
-        self.high = MASKED
-
-    @always_inline
-    def rise(mut self, low: Float32, high: Float32):
-        """Raises the maxima to at least these and rescales the sums."""
-        var new_low = max(self.low, low)
-        var new_high = max(self.high, high)
-        if new_low > self.low or new_high > self.high:
-            var a = exp2(self.low - reference_of(new_low))
-            var b = exp2(self.high - reference_of(new_high))
-            var decay = Sums(a, a, b, b)
-            comptime for n in range(Self.TILES):
-                self.values[n] *= decay
-            self.weights *= decay
-            self.low = new_low
-            self.high = new_high
-
-    @always_inline
-    def merge(mut self, mut part: Self):
-        """Adds the sums over later keys, and empties them."""
-        var low = max(self.low, part.low)
-        var high = max(self.high, part.high)
-        var a = exp2(self.low - reference_of(low))
-        var b = exp2(self.high - reference_of(high))
-        var c = exp2(part.low - reference_of(low))
-        var d = exp2(part.high - reference_of(high))
-        var mine = Sums(a, a, b, b)
-        var other = Sums(c, c, d, d)
-        comptime for n in range(Self.TILES):
-            self.values[n] = fma(part.values[n], other, self.values[n] * mine)
-            part.values[n] = Sums(0)
-        self.weights = fma(part.weights, other, self.weights * mine)
-        part.weights = Sums(0)
-        self.low = low
-        self.high = high
-        part.low = MASKED
-        part.high = MASKED
 
 
 @always_inline
@@ -454,100 +389,3 @@ def merge_kernel[
     var heads = Int(group) * Int(kv_heads)
     var target = row_offset(place, row, block_idx.y, Int(group), heads) * head_dim + lane_id() * width
     y.unsafe_store[alignment=2 * width](target, (values * (1 / weight)).cast[DType.bfloat16]())
-
-
-@fieldwise_init
-struct BatchShape(TrivialRegisterPassable):
-    """The sizes of a ragged batch, as the host knows them."""
-
-    var rows: Int
-    var requests: Int
-    var pages_per_request: Int
-    var q_heads: Int
-
-
-def launch_attention(
-    y: GpuWrite[DType.bfloat16],
-    q: GpuRead[DType.bfloat16],
-    cache: GpuRead[DType.bfloat16],
-    positions: GpuRead[DType.int32],
-    row_offsets: GpuRead[DType.int32],
-    page_table: GpuRead[DType.int32],
-    batch: BatchShape,
-    shape: CacheShape,
-    ctx: DeviceContext,
-) raises:
-    """Launches the kernels that a batch may need; `cache` is the address of the layer in page 0.
-
-    The host knows the batch's sizes only, so a grid has room for every way in which requests can share the rows, and blocks
-    without work end at once. With as many requests as rows, each has one row of each head and only splits are launched.
-
-    Raises:
-        Error: The head dimension is not 64 or 128, or the page size no power of two.
-    """
-    var bits = shape.page_bits()
-    var group = batch.q_heads // shape.kv_heads
-    var splits = split_count(batch.pages_per_request, bits)
-    var size = batch.requests * batch.q_heads * splits * (shape.head_dim + 2)
-    var partial = ctx.enqueue_create_buffer[DType.float32](size if group <= MOST_SPLIT_ROWS else 1)
-    comptime for head_dim in [64, 128]:
-        comptime shared = (4 * KEYS + ROWS) * head_dim * 2
-        if shape.head_dim == head_dim:
-            if batch.rows > batch.requests or group > MOST_SPLIT_ROWS:
-                comptime kernel = attention_kernel[head_dim, False]
-                ctx.enqueue_function[kernel](
-                    y,
-                    partial,
-                    q,
-                    cache,
-                    positions,
-                    row_offsets,
-                    page_table,
-                    Int32(batch.requests),
-                    Int32(batch.pages_per_request),
-                    Int32(group),
-                    Int32(shape.kv_heads),
-                    Int32(shape.page_stride()),
-                    Int32(bits),
-                    grid_dim=(batch.rows * group // ROWS + batch.requests, shape.kv_heads),
-                    block_dim=THREADS,
-                    shared_mem_bytes=shared,
-                    func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(UInt32(shared)),
-                )
-            if group <= MOST_SPLIT_ROWS:
-                comptime kernel = attention_kernel[head_dim, True]
-                ctx.enqueue_function[kernel](
-                    y,
-                    partial,
-                    q,
-                    cache,
-                    positions,
-                    row_offsets,
-                    page_table,
-                    Int32(batch.requests),
-                    Int32(batch.pages_per_request),
-                    Int32(group),
-                    Int32(shape.kv_heads),
-                    Int32(shape.page_stride()),
-                    Int32(bits),
-                    grid_dim=(splits, shape.kv_heads, batch.requests),
-                    block_dim=THREADS,
-                    shared_mem_bytes=shared,
-                    func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(UInt32(shared)),
-                )
-                comptime merge = merge_kernel[head_dim]
-                ctx.enqueue_function[merge](
-                    y,
-                    partial,
-                    positions,
-                    row_offsets,
-                    Int32(batch.pages_per_request),
-                    Int32(group),
-                    Int32(shape.kv_heads),
-                    Int32(bits),
-                    grid_dim=(group, shape.kv_heads, batch.requests),
-                    block_dim=WARP_SIZE,
-                )
-            _ = partial^
-            return
-    raise Error("mili.paged_attention: head_dim ", shape.head_dim, " is not 64 or 128")
