@@ -21,7 +21,7 @@ export MODEL HOST PORT PROMPT REFERENCE CANDIDATE
 MODEL_FLAG = $${MODEL:+--model "$$MODEL"}
 
 .PHONY: help setup build serve generate chat test test-isas lint bench bench-peers quality load-test fuzz flood
-.PHONY: screenshots clean
+.PHONY: gpu-compile bench-gpu screenshots clean
 .PHONY: train-setup train-tokenizer train-data train evaluate
 
 help: ## Show the tasks
@@ -82,6 +82,12 @@ screenshots: build ## Take the pictures of docs/images (needs Chromium)
 
 bench-peers: build ## MILI beside llama.cpp, OpenVINO and transformers, which it sets up (PEERS="--only ... --rounds ...")
 	@$(BIN)/python -m tests.performance.peers $(PEERS)
+
+gpu-compile: build ## Compile kernels and whole models for GPUs that are not here, and check the assembly (long)
+	@$(BIN)/python -m tests.ptx.check --shape tiny 0.6B 8B
+
+bench-gpu: build ## Measure kernels and the model on a GPU (MODEL=)
+	@$(BIN)/python tests/performance/benchmark_gpu.py $(MODEL_FLAG)
 
 load-test: build ## 1,000 requests at 50 and at 256 at once, then with half the clients leaving (MODEL=)
 	@$(BIN)/python tests/performance/load_test.py $(MODEL_FLAG) --concurrent 50

@@ -39,6 +39,7 @@ def _panel(name: str, text: str) -> Any:
 
 
 Model = Annotated[str | None, typer.Option(help="Checkpoint folder, GGUF file or hub id; default: models/mili-tiny.")]
+Device = Annotated[str | None, typer.Option(help="Where it runs: cpu, gpu, gpu:N, or auto.")]
 Dtype = Annotated[str | None, typer.Option(help="Type of the matrices: auto, float32, bfloat16 or float16.")]
 KVDtype = Annotated[str | None, typer.Option(help="Type of the KV cache: auto, float32, bfloat16 or int8.")]
 Quantization = Annotated[str | None, typer.Option(help="auto (as the checkpoint is), none, int8 or int4.")]
@@ -84,6 +85,7 @@ def generate(
     quantization: Quantization = None,
     page_size: PageSize = None,
     threads: Threads = None,
+    device: Device = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -97,7 +99,7 @@ def generate(
     ids = _prompt(prompt, token_ids)
     settings = load_settings(
         {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "quantization": quantization, "threads": threads}
-        | {"page_size": page_size}
+        | {"page_size": page_size, "device": device}
         | {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     )
     engine = _load(settings)
@@ -147,6 +149,7 @@ def chat(
     kv_dtype: KVDtype = None,
     quantization: Quantization = None,
     threads: Threads = None,
+    device: Device = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -160,6 +163,7 @@ def chat(
     from python_layer.chat import run_chat
 
     flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "quantization": quantization, "threads": threads}
+    flags |= {"device": device}
     answers = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     settings = load_settings(flags | answers)
     run_chat(_load(settings), settings, system, settings.enable_thinking if think is None else think)
@@ -181,6 +185,8 @@ def serve(
         str | None, _panel("Model", "auto (bfloat16 on CPUs with AVX512-BF16), float32, bfloat16.")
     ] = None,
     cpu_isa: Annotated[str | None, _panel("Model", "Instruction set of linear layers; default: the fastest.")] = None,
+    device: Annotated[str | None, _panel("Model", "cpu, gpu, gpu:N, or auto: a GPU if there is one.")] = None,
+    compiled: Annotated[str | None, _panel("Model", "Folder with graphs that `mili compile` made.")] = None,
     page_size: Annotated[int | None, _panel("Model", "Positions per page of the KV cache.")] = None,
     threads: Annotated[int | None, _panel("Model", "Threads that compute; 0 is one per physical core.")] = None,
     kv_cache_memory: Annotated[float | None, _panel("Engine", "GiB of the KV cache; default: by free memory.")] = None,
@@ -231,6 +237,24 @@ def serve(
     from python_layer.server.run import run_server
 
     raise typer.Exit(run_server(settings))
+
+
+@app.command()
+def compile(
+    out: Annotated[Path, typer.Option(help="Folder for the compiled graphs; `mili serve --compiled` reads it.")],
+    target: Annotated[str, typer.Option(help="cuda:sm_80, cuda:sm_89 or cuda:sm_90a; no such GPU is needed here.")],
+    model: Model = None,
+    page_size: PageSize = None,
+) -> None:
+    """Compile a model's graphs for a GPU, on any machine; the weights are not read."""
+    from python_layer.model.device import parse_target
+    from python_layer.model.loading import compile_for
+
+    settings = load_settings({"model": model, "page_size": page_size})
+    with notes.status(f"Compiling for {target}; this takes minutes"):
+        files = compile_for(settings, parse_target(target), out)
+    for file in files:
+        print(f"{file} {file.stat().st_size / 2**20:.1f} MiB")
 
 
 @keys.command("new")

@@ -4,10 +4,11 @@ import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 
+from ..gpu.elementwise import launch_swiglu
 from ..utils.exp import exp_vector
 from ..utils.parallel import parallel_ranges
 from ..utils.simd import WIDTH
-from ..utils.types import require_cpu, untracked
+from ..utils.types import floats
 
 
 @always_inline
@@ -24,26 +25,28 @@ struct SwiGLU:
     def execute[
         target: StaticString
     ](
-        y: OutputTensor[dtype=DType.float32, rank=2, ...],
-        gate_up: InputTensor[dtype=DType.float32, rank=2, ...],
+        y: OutputTensor[rank=2, ...],
+        gate_up: InputTensor[rank=2, ...],
         ctx: DeviceContext,
     ) raises:
-        require_cpu[target]()
-        var size = y.dim_size(1)
-        var yp = untracked(y.unsafe_ptr())
-        var gp = untracked(gate_up.unsafe_ptr())
+        comptime if target == "gpu":
+            launch_swiglu(y.unsafe_ptr(), gate_up.unsafe_ptr(), y.dim_size(0), y.dim_size(1), ctx)
+        else:
+            var size = y.dim_size(1)
+            var yp = floats(y.unsafe_ptr())
+            var gp = floats(gate_up.unsafe_ptr())
 
-        def rows(begin: Int, end: Int) {imm}:
-            for t in range(begin, end):
-                var gate = gp.unsafe_offset(2 * t * size)
-                var up = gate.unsafe_offset(size)
-                var i = 0
-                while i + WIDTH <= size:
-                    var value = silu(gate.unsafe_load[width=WIDTH](i)) * up.unsafe_load[width=WIDTH](i)
-                    yp.unsafe_store(t * size + i, value)
-                    i += WIDTH
-                while i < size:
-                    yp[unsafe_offset=t * size + i] = silu[1](gate[unsafe_offset=i]) * up[unsafe_offset=i]
-                    i += 1
+            def rows(begin: Int, end: Int) {imm}:
+                for t in range(begin, end):
+                    var gate = gp.unsafe_offset(2 * t * size)
+                    var up = gate.unsafe_offset(size)
+                    var i = 0
+                    while i + WIDTH <= size:
+                        var value = silu(gate.unsafe_load[width=WIDTH](i)) * up.unsafe_load[width=WIDTH](i)
+                        yp.unsafe_store(t * size + i, value)
+                        i += WIDTH
+                    while i < size:
+                        yp[unsafe_offset=t * size + i] = silu[1](gate[unsafe_offset=i]) * up[unsafe_offset=i]
+                        i += 1
 
-        parallel_ranges(y.dim_size(0), 8 * size, rows)
+            parallel_ranges(y.dim_size(0), 8 * size, rows)

@@ -12,11 +12,14 @@ from max.gpu.host import DeviceContext
 from std.math import ceildiv
 from std.runtime import parallelism_level
 
+from ..gpu.attention_launch import BatchShape, launch_attention
+from ..gpu.block import GpuRead, GpuWrite
+from ..gpu.pages import CacheShape
 from ..memory.batch import RaggedQueries
 from ..memory.block import BLOCK
 from ..memory.kv_cache import PagedKVCache
 from ..utils.parallel import WorkQueue, parallel_queue
-from ..utils.types import MutableInputTensor, require_cpu, untracked
+from ..utils.types import MutableInputTensor, floats, untracked
 from .attention_tile import PARTIAL, TILE_ROWS, Tile
 
 comptime ITEMS_PER_CORE = 4
@@ -153,7 +156,7 @@ struct PagedAttention:
     def execute[
         target: StaticString, head_dim: Int
     ](
-        y: OutputTensor[dtype=DType.float32, rank=2, ...],
+        y: OutputTensor[rank=2, ...],
         cache: MutableInputTensor[rank=6, ...],
         q: InputTensor[rank=2, ...],
         positions: InputTensor[dtype=DType.int32, rank=1, ...],
@@ -162,26 +165,42 @@ struct PagedAttention:
         layer: Int32,
         ctx: DeviceContext,
     ) raises:
-        require_cpu[target]()
-        comptime assert q.dtype == DType.float32 or (
-            q.dtype == DType.bfloat16 and cache.dtype == DType.bfloat16
-        ), "mili.paged_attention: queries are float32, or bfloat16 with a bfloat16 cache"
-        var kv = PagedKVCache(cache, Int(layer))
-        var kv_heads = cache.dim_size(3)
-        var batch = RaggedQueries[q.dtype](
-            q=untracked(q.unsafe_ptr()),
-            out_=untracked(y.unsafe_ptr()),
-            positions=untracked(positions.unsafe_ptr()),
-            row_offsets=untracked(row_offsets.unsafe_ptr()),
-            page_table=untracked(page_table.unsafe_ptr()),
-            requests=row_offsets.dim_size(0) - 1,
-            pages_per_request=page_table.dim_size(1),
-            q_size=q.dim_size(1),
-            group=q.dim_size(1) // (kv_heads * kv.head_dim),
-        )
-        comptime for size in [64, 128]:
-            comptime if head_dim == size or head_dim == 0:
-                if kv.head_dim == size:
-                    paged_attention_cpu[size](batch, kv, kv_heads)
-                    return
-        raise Error("mili.paged_attention: head_dim ", kv.head_dim, " is not 64 or 128, or not the graph's ", head_dim)
+        comptime if target == "gpu":
+            comptime assert (
+                cache.dtype == DType.bfloat16 and q.dtype == DType.bfloat16 and y.dtype == DType.bfloat16
+            ), "attention on a GPU is bfloat16"
+            var shape = CacheShape(cache.dim_size(1), cache.dim_size(3), cache.dim_size(4), cache.dim_size(5))
+            launch_attention(
+                rebind[GpuWrite[DType.bfloat16]](y.unsafe_ptr()),
+                rebind[GpuRead[DType.bfloat16]](q.unsafe_ptr()),
+                rebind[GpuRead[DType.bfloat16]](cache.unsafe_ptr().unsafe_offset(Int(layer) * shape.layer_stride())),
+                positions.unsafe_ptr(),
+                row_offsets.unsafe_ptr(),
+                page_table.unsafe_ptr(),
+                BatchShape(q.dim_size(0), row_offsets.dim_size(0) - 1, page_table.dim_size(1), q.dim_size(1) // shape.head_dim),
+                shape,
+                ctx,
+            )
+        else:
+            comptime assert q.dtype == DType.float32 or (
+                q.dtype == DType.bfloat16 and cache.dtype == DType.bfloat16
+            ), "mili.paged_attention: queries are float32, or bfloat16 with a bfloat16 cache"
+            var kv = PagedKVCache(cache, Int(layer))
+            var kv_heads = cache.dim_size(3)
+            var batch = RaggedQueries[q.dtype](
+                q=untracked(q.unsafe_ptr()),
+                out_=floats(y.unsafe_ptr()),
+                positions=untracked(positions.unsafe_ptr()),
+                row_offsets=untracked(row_offsets.unsafe_ptr()),
+                page_table=untracked(page_table.unsafe_ptr()),
+                requests=row_offsets.dim_size(0) - 1,
+                pages_per_request=page_table.dim_size(1),
+                q_size=q.dim_size(1),
+                group=q.dim_size(1) // (kv_heads * kv.head_dim),
+            )
+            comptime for size in [64, 128]:
+                comptime if head_dim == size or head_dim == 0:
+                    if kv.head_dim == size:
+                        paged_attention_cpu[size](batch, kv, kv_heads)
+                        return
+            raise Error("mili.paged_attention: head_dim ", kv.head_dim, " is not 64 or 128, or not the graph's ", head_dim)

@@ -5,10 +5,13 @@ from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 from std.memory import stack_allocation
 
+from ..gpu.block import GpuRead
+from ..gpu.pages import CacheShape
+from ..gpu.qk_norm_rope import launch_qk_norm_rope_store
 from ..memory.batch import request_of
 from ..memory.kv_cache import PagedKVCache
 from ..utils.parallel import parallel_ranges
-from ..utils.types import MutableInputTensor, require_cpu, untracked
+from ..utils.types import MutableInputTensor, floats, untracked
 from .normalization import rms_norm_row
 from .rope import rotate_half
 
@@ -30,7 +33,7 @@ struct QKNormRopeStore:
     ](
         q: OutputTensor[rank=2, ...],
         cache: MutableInputTensor[rank=6, ...],
-        qkv: InputTensor[dtype=DType.float32, rank=2, ...],
+        qkv: InputTensor[rank=2, ...],
         q_gamma: InputTensor[dtype=DType.float32, rank=1, ...],
         k_gamma: InputTensor[dtype=DType.float32, rank=1, ...],
         rope: InputTensor[dtype=DType.float32, rank=2, ...],
@@ -41,45 +44,66 @@ struct QKNormRopeStore:
         eps: Float32,
         ctx: DeviceContext,
     ) raises:
-        require_cpu[target]()
-        var kv = PagedKVCache(cache, Int(layer))
-        var head_dim = kv.head_dim
-        var kv_heads = cache.dim_size(3)
-        var q_size = q.dim_size(1)
-        var q_heads = q_size // head_dim
-        var qkv_size = qkv.dim_size(1)
-        var requests = row_offsets.dim_size(0) - 1
-        var pages_per_request = page_table.dim_size(1)
-        var q_out = untracked(q.unsafe_ptr())
-        var qkv_in = untracked(qkv.unsafe_ptr())
-        var q_gamma_in = untracked(q_gamma.unsafe_ptr())
-        var k_gamma_in = untracked(k_gamma.unsafe_ptr())
-        var rope_in = untracked(rope.unsafe_ptr())
-        var positions_in = untracked(positions.unsafe_ptr())
-        var offsets_in = untracked(row_offsets.unsafe_ptr())
-        var table_in = untracked(page_table.unsafe_ptr())
+        comptime if target == "gpu":
+            comptime assert qkv.dtype == q.dtype, "on a GPU queries have the projection's type"
+            var shape = CacheShape(cache.dim_size(1), cache.dim_size(3), cache.dim_size(4), cache.dim_size(5))
+            launch_qk_norm_rope_store(
+                q.unsafe_ptr(),
+                cache.unsafe_ptr().unsafe_offset(Int(layer) * shape.layer_stride()),
+                rebind[GpuRead[q.dtype]](qkv.unsafe_ptr()),
+                q_gamma.unsafe_ptr(),
+                k_gamma.unsafe_ptr(),
+                rope.unsafe_ptr(),
+                positions.unsafe_ptr(),
+                row_offsets.unsafe_ptr(),
+                page_table.unsafe_ptr(),
+                q.dim_size(0),
+                row_offsets.dim_size(0) - 1,
+                page_table.dim_size(1),
+                q.dim_size(1) // shape.head_dim,
+                shape,
+                eps,
+                ctx,
+            )
+        else:
+            var kv = PagedKVCache(cache, Int(layer))
+            var head_dim = kv.head_dim
+            var kv_heads = cache.dim_size(3)
+            var q_size = q.dim_size(1)
+            var q_heads = q_size // head_dim
+            var qkv_size = qkv.dim_size(1)
+            var requests = row_offsets.dim_size(0) - 1
+            var pages_per_request = page_table.dim_size(1)
+            var q_out = untracked(q.unsafe_ptr())
+            var qkv_in = floats(qkv.unsafe_ptr())
+            var q_gamma_in = untracked(q_gamma.unsafe_ptr())
+            var k_gamma_in = untracked(k_gamma.unsafe_ptr())
+            var rope_in = untracked(rope.unsafe_ptr())
+            var positions_in = untracked(positions.unsafe_ptr())
+            var offsets_in = untracked(row_offsets.unsafe_ptr())
+            var table_in = untracked(page_table.unsafe_ptr())
 
-        def rows(begin: Int, end: Int) {imm}:
-            var head = untracked(stack_allocation[MAX_HEAD_DIM, Float32]())
-            for t in range(begin, end):
-                var source = qkv_in.unsafe_offset(t * qkv_size)
-                var angles = rope_in.unsafe_offset(t * head_dim)
-                for h in range(q_heads):
-                    rms_norm_row(head, source.unsafe_offset(h * head_dim), q_gamma_in, head_dim, eps)
-                    rotate_half(head, angles, head_dim)
-                    var place = q_out.unsafe_offset(t * q_size + h * head_dim)
-                    for i in range(0, head_dim, LANES):
-                        place.unsafe_store(i, head.unsafe_load[width=LANES](i).cast[q.dtype]())
-                var request = request_of(offsets_in, requests, t)
-                var position = Int(positions_in[unsafe_offset=t])
-                var page = Int(
-                    table_in[unsafe_offset=request * pages_per_request + position // kv.page_size]
-                )
-                var last = t + 1 == Int(offsets_in[unsafe_offset=request + 1])
-                for h in range(kv_heads):
-                    var k = source.unsafe_offset(q_size + h * head_dim)
-                    rms_norm_row(head, k, k_gamma_in, head_dim, eps)
-                    rotate_half(head, angles, head_dim)
-                    kv.store(page, h, position % kv.page_size, head, k.unsafe_offset(kv_heads * head_dim), last)
+            def rows(begin: Int, end: Int) {imm}:
+                var head = untracked(stack_allocation[MAX_HEAD_DIM, Float32]())
+                for t in range(begin, end):
+                    var source = qkv_in.unsafe_offset(t * qkv_size)
+                    var angles = rope_in.unsafe_offset(t * head_dim)
+                    for h in range(q_heads):
+                        rms_norm_row(head, source.unsafe_offset(h * head_dim), q_gamma_in, head_dim, eps)
+                        rotate_half(head, angles, head_dim)
+                        var place = q_out.unsafe_offset(t * q_size + h * head_dim)
+                        for i in range(0, head_dim, LANES):
+                            place.unsafe_store(i, head.unsafe_load[width=LANES](i).cast[q.dtype]())
+                    var request = request_of(offsets_in, requests, t)
+                    var position = Int(positions_in[unsafe_offset=t])
+                    var page = Int(
+                        table_in[unsafe_offset=request * pages_per_request + position // kv.page_size]
+                    )
+                    var last = t + 1 == Int(offsets_in[unsafe_offset=request + 1])
+                    for h in range(kv_heads):
+                        var k = source.unsafe_offset(q_size + h * head_dim)
+                        rms_norm_row(head, k, k_gamma_in, head_dim, eps)
+                        rotate_half(head, angles, head_dim)
+                        kv.store(page, h, position % kv.page_size, head, k.unsafe_offset(kv_heads * head_dim), last)
 
-        parallel_ranges(q.dim_size(0), 4 * qkv_size, rows)
+            parallel_ranges(q.dim_size(0), 4 * qkv_size, rows)

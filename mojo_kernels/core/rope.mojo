@@ -5,8 +5,9 @@ from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 from std.math import cos, sin
 
+from ..gpu.elementwise import launch_rope_table
 from ..utils.parallel import parallel_ranges
-from ..utils.types import ReadPtr, WritePtr, require_cpu, untracked
+from ..utils.types import ReadPtr, WritePtr, untracked
 
 
 @always_inline
@@ -46,19 +47,30 @@ struct RopeTable:
         scale: Float32,
         ctx: DeviceContext,
     ) raises:
-        require_cpu[target]()
-        var half = frequencies.dim_size(0)
-        var yp = untracked(y.unsafe_ptr())
-        var pp = untracked(positions.unsafe_ptr())
-        var fp = untracked(frequencies.unsafe_ptr())
+        comptime if target == "gpu":
+            var count = positions.dim_size(0)
+            launch_rope_table(
+                y.unsafe_ptr(),
+                positions.unsafe_ptr(),
+                frequencies.unsafe_ptr(),
+                count,
+                frequencies.dim_size(0),
+                scale,
+                ctx,
+            )
+        else:
+            var half = frequencies.dim_size(0)
+            var yp = untracked(y.unsafe_ptr())
+            var pp = untracked(positions.unsafe_ptr())
+            var fp = untracked(frequencies.unsafe_ptr())
 
-        def rows(begin: Int, end: Int) {imm}:
-            comptime width = 16
-            for t in range(begin, end):
-                var position = pp[unsafe_offset=t].cast[DType.float32]()
-                for i in range(0, half, width):
-                    var angle = position * fp.unsafe_load[width=width](i)
-                    yp.unsafe_store(2 * t * half + i, cos(angle) * scale)
-                    yp.unsafe_store((2 * t + 1) * half + i, sin(angle) * scale)
+            def rows(begin: Int, end: Int) {imm}:
+                comptime width = 16
+                for t in range(begin, end):
+                    var position = pp[unsafe_offset=t].cast[DType.float32]()
+                    for i in range(0, half, width):
+                        var angle = position * fp.unsafe_load[width=width](i)
+                        yp.unsafe_store(2 * t * half + i, cos(angle) * scale)
+                        yp.unsafe_store((2 * t + 1) * half + i, sin(angle) * scale)
 
-        parallel_ranges(y.dim_size(0), 64 * half, rows)
+            parallel_ranges(y.dim_size(0), 64 * half, rows)

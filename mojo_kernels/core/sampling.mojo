@@ -11,9 +11,10 @@ from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 from std.math import iota, log
 
+from ..gpu.sampling import launch_sample
 from ..utils.parallel import parallel_ranges
 from ..utils.simd import WIDTH, Vector
-from ..utils.types import ReadPtr, require_cpu, untracked
+from ..utils.types import ReadPtr, untracked
 from .candidates import Candidates, count_bound
 from .logits import MINUS_INFINITY, LogitRow, total_of
 
@@ -142,66 +143,90 @@ struct Sample:
         masks: InputTensor[dtype=DType.uint32, rank=2, ...],
         ctx: DeviceContext,
     ) raises:
-        require_cpu[target]()
-        var size = logits.dim_size(1)
-        var most = top_ids.dim_size(1)
-        var tokens_out = untracked(tokens.unsafe_ptr())
-        var logprobs_out = untracked(logprobs.unsafe_ptr())
-        var top_ids_out = untracked(top_ids.unsafe_ptr())
-        var top_logprobs_out = untracked(top_logprobs.unsafe_ptr())
-        var logits_in = untracked(logits.unsafe_ptr())
-        var params_in = untracked(params.unsafe_ptr())
-        var top_k_in = untracked(top_k.unsafe_ptr())
-        var uniform_in = untracked(uniform.unsafe_ptr())
-        var wanted_in = untracked(wanted.unsafe_ptr())
-        var offsets_in = untracked(edit_offsets.unsafe_ptr())
-        var edit_tokens_in = untracked(edit_tokens.unsafe_ptr())
-        var bias_in = untracked(edit_bias.unsafe_ptr())
-        var seen_in = untracked(edit_seen.unsafe_ptr())
-        var counts_in = untracked(edit_counts.unsafe_ptr())
-        var mask_of_in = untracked(mask_of.unsafe_ptr())
-        var masks_in = untracked(masks.unsafe_ptr())
-        var words = masks.dim_size(1)
+        comptime if target == "gpu":
+            launch_sample(
+                tokens.unsafe_ptr(),
+                logprobs.unsafe_ptr(),
+                top_ids.unsafe_ptr(),
+                top_logprobs.unsafe_ptr(),
+                logits.unsafe_ptr(),
+                params.unsafe_ptr(),
+                top_k.unsafe_ptr(),
+                uniform.unsafe_ptr(),
+                wanted.unsafe_ptr(),
+                edit_offsets.unsafe_ptr(),
+                edit_tokens.unsafe_ptr(),
+                edit_bias.unsafe_ptr(),
+                edit_seen.unsafe_ptr(),
+                edit_counts.unsafe_ptr(),
+                mask_of.unsafe_ptr(),
+                masks.unsafe_ptr(),
+                tokens.dim_size(0),
+                logits.dim_size(1),
+                top_ids.dim_size(1),
+                masks.dim_size(1),
+                ctx,
+            )
+        else:
+            var size = logits.dim_size(1)
+            var most = top_ids.dim_size(1)
+            var tokens_out = untracked(tokens.unsafe_ptr())
+            var logprobs_out = untracked(logprobs.unsafe_ptr())
+            var top_ids_out = untracked(top_ids.unsafe_ptr())
+            var top_logprobs_out = untracked(top_logprobs.unsafe_ptr())
+            var logits_in = untracked(logits.unsafe_ptr())
+            var params_in = untracked(params.unsafe_ptr())
+            var top_k_in = untracked(top_k.unsafe_ptr())
+            var uniform_in = untracked(uniform.unsafe_ptr())
+            var wanted_in = untracked(wanted.unsafe_ptr())
+            var offsets_in = untracked(edit_offsets.unsafe_ptr())
+            var edit_tokens_in = untracked(edit_tokens.unsafe_ptr())
+            var bias_in = untracked(edit_bias.unsafe_ptr())
+            var seen_in = untracked(edit_seen.unsafe_ptr())
+            var counts_in = untracked(edit_counts.unsafe_ptr())
+            var mask_of_in = untracked(mask_of.unsafe_ptr())
+            var masks_in = untracked(masks.unsafe_ptr())
+            var words = masks.dim_size(1)
 
-        def rows(begin: Int, end: Int) {imm}:
-            for r in range(begin, end):
-                var raw = logits_in.unsafe_offset(r * size)
-                var row = RowParams(params_in.unsafe_offset(6 * r))
-                var first = Int(offsets_in[unsafe_offset=r])
-                var last = Int(offsets_in[unsafe_offset=r + 1])
-                var k = Int(top_k_in[unsafe_offset=r])
-                var token: Int32
-                var mask: Optional[ReadPtr[DType.uint32]] = None
-                var own = Int(mask_of_in[unsafe_offset=r])
-                if own >= 0:
-                    mask = ReadPtr[DType.uint32](masks_in.unsafe_offset(own * words))
-                var edits = first < last or own >= 0
-                var count = Int(wanted_in[unsafe_offset=r])
-                var scanned = LogitRow(raw, size if not edits or count >= 0 else 0)
-                if not edits:
-                    token = sample_row(scanned, row, k, uniform_in[unsafe_offset=r])
-                else:
-                    var edited = List[Float32](unsafe_uninit_length=size)
-                    copy_allowed(edited, raw, mask)
-                    for e in range(first, last):
-                        var t = Int(edit_tokens_in[unsafe_offset=e])
-                        edited[t] = row.edit(
-                            edited[t],
-                            bias_in[unsafe_offset=e],
-                            seen_in[unsafe_offset=e] != 0,
-                            counts_in[unsafe_offset=e],
-                        )
-                    var rescanned = LogitRow(untracked(edited.unsafe_ptr()), size)
-                    token = sample_row(rescanned, row, k, uniform_in[unsafe_offset=r])
-                    _ = edited^
-                tokens_out[unsafe_offset=r] = token
-                logprobs_out[unsafe_offset=r] = 0
-                if count >= 0:
-                    var normalizer = scanned.maximum.cast[DType.float64]() + log(total_of(scanned.span_sums(1)))
-                    logprobs_out[unsafe_offset=r] = raw[unsafe_offset=Int(token)].cast[DType.float64]() - normalizer
-                    var values = top_logprobs_out.unsafe_offset(r * most)
-                    scanned.top(min(count, size), top_ids_out.unsafe_offset(r * most), values)
-                    for i in range(min(count, size)):
-                        values[unsafe_offset=i] -= normalizer
+            def rows(begin: Int, end: Int) {imm}:
+                for r in range(begin, end):
+                    var raw = logits_in.unsafe_offset(r * size)
+                    var row = RowParams(params_in.unsafe_offset(6 * r))
+                    var first = Int(offsets_in[unsafe_offset=r])
+                    var last = Int(offsets_in[unsafe_offset=r + 1])
+                    var k = Int(top_k_in[unsafe_offset=r])
+                    var token: Int32
+                    var mask: Optional[ReadPtr[DType.uint32]] = None
+                    var own = Int(mask_of_in[unsafe_offset=r])
+                    if own >= 0:
+                        mask = ReadPtr[DType.uint32](masks_in.unsafe_offset(own * words))
+                    var edits = first < last or own >= 0
+                    var count = Int(wanted_in[unsafe_offset=r])
+                    var scanned = LogitRow(raw, size if not edits or count >= 0 else 0)
+                    if not edits:
+                        token = sample_row(scanned, row, k, uniform_in[unsafe_offset=r])
+                    else:
+                        var edited = List[Float32](unsafe_uninit_length=size)
+                        copy_allowed(edited, raw, mask)
+                        for e in range(first, last):
+                            var t = Int(edit_tokens_in[unsafe_offset=e])
+                            edited[t] = row.edit(
+                                edited[t],
+                                bias_in[unsafe_offset=e],
+                                seen_in[unsafe_offset=e] != 0,
+                                counts_in[unsafe_offset=e],
+                            )
+                        var rescanned = LogitRow(untracked(edited.unsafe_ptr()), size)
+                        token = sample_row(rescanned, row, k, uniform_in[unsafe_offset=r])
+                        _ = edited^
+                    tokens_out[unsafe_offset=r] = token
+                    logprobs_out[unsafe_offset=r] = 0
+                    if count >= 0:
+                        var normalizer = scanned.maximum.cast[DType.float64]() + log(total_of(scanned.span_sums(1)))
+                        logprobs_out[unsafe_offset=r] = raw[unsafe_offset=Int(token)].cast[DType.float64]() - normalizer
+                        var values = top_logprobs_out.unsafe_offset(r * most)
+                        scanned.top(min(count, size), top_ids_out.unsafe_offset(r * most), values)
+                        for i in range(min(count, size)):
+                            values[unsafe_offset=i] -= normalizer
 
-        parallel_ranges(tokens.dim_size(0), 8 * size, rows)
+            parallel_ranges(tokens.dim_size(0), 8 * size, rows)

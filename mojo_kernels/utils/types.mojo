@@ -20,6 +20,13 @@ def untracked[dtype: DType](p: MutPointer[Scalar[dtype], _]) -> WritePtr[dtype]:
     return p.unsafe_origin_cast[MutUntrackedOrigin]()
 
 
+@always_inline
+def floats[dtype: DType](p: MutPointer[Scalar[dtype], _]) -> WritePtr[DType.float32]:
+    """As `untracked`, for activations on a CPU, which are float32 there."""
+    comptime assert dtype == DType.float32, "activations on a CPU are float32"
+    return rebind[WritePtr[DType.float32]](untracked(p))
+
+
 def require_cpu[target: StaticString]():
     """Refuses, when a graph is compiled, a device for which an op has no path."""
     comptime assert target == "cpu", "this op has no GPU path"

@@ -16,6 +16,9 @@ from python_layer.utils.settings import Settings
 FREE_SHARE = 0.4
 """Of the memory that is free once the weights are loaded, what the KV cache may take unless it is set."""
 
+GPU_FREE_SHARE = 0.8
+"""Likewise on a GPU, which does nothing else; the rest is for a step's activations and the driver."""
+
 MOST_RUNNING = 256
 """Most answers at once unless it is set: beyond it a step only gets longer."""
 
@@ -30,10 +33,10 @@ def cache_pages(model: Qwen3Model, settings: Settings) -> int:
         ConfigError: The memory that is set holds no page, or is more than is free.
     """
     page = model.layout.page_bytes
-    free = psutil.virtual_memory().available
+    free = free_memory(model)
     usable = (settings.max_running or MOST_RUNNING) * model.layout.pages_for(model.config.max_position_embeddings)
     if settings.kv_cache_memory is None:
-        return max(1, min(int(free * FREE_SHARE) // page, usable))
+        return max(1, min(int(free * (GPU_FREE_SHARE if model.device.is_gpu else FREE_SHARE)) // page, usable))
     wanted = int(settings.kv_cache_memory * 2**30)
     if wanted > free or wanted < page:
         raise ConfigError(
@@ -41,6 +44,11 @@ def cache_pages(model: Qwen3Model, settings: Settings) -> int:
             f"the {free / 2**30:.1f} GiB that are free"
         )
     return min(wanted // page, usable)
+
+
+def free_memory(model: Qwen3Model) -> int:
+    """Bytes that are free where the model runs."""
+    return model.device.free_memory() if model.device.is_gpu else psutil.virtual_memory().available
 
 
 def batch_size(model: Qwen3Model, settings: Settings, pages: int) -> int:

@@ -14,13 +14,22 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
-from max.driver import CPU
+from max.driver import (
+    set_virtual_cpu_target,
+    set_virtual_device_api,
+    set_virtual_device_count,
+    set_virtual_device_target_arch,
+)
 from max.engine import CompiledModel, InferenceSession, read
 from max.graph import Graph
 
+from python_layer.model.device import CPU_DEVICE, ComputeDevice
 from python_layer.model.kernels import kernel_package, source_hash
 from python_layer.utils.cpu import cpu_fingerprint
 from python_layer.utils.errors import CompileError
+
+PORTABLE_CPU = "x86-64-v3"
+"""The host code of graphs for another machine."""
 
 
 class GraphRequest(Protocol):
@@ -30,10 +39,23 @@ class GraphRequest(Protocol):
         """Builds the graph on a compiled kernel package."""
 
 
-def cache_key(request: GraphRequest) -> str:
+class CompiledGraphs(Protocol):
+    """Where compiled graphs come from."""
+
+    def get(self, request: GraphRequest) -> tuple[CompiledModel, bool]:
+        """The compiled graph and whether it was compiled before.
+
+        Raises:
+            CompileError: There is none and it can't be compiled here.
+        """
+
+
+def cache_key(request: GraphRequest, device: ComputeDevice = CPU_DEVICE) -> str:
     """A digest of everything that a compiled graph depends on."""
     builder = Path(inspect.getfile(type(request))).read_text(encoding="utf-8")
     parts = [source_hash(), builder, cpu_fingerprint(), repr(request)]
+    if device != CPU_DEVICE:
+        parts.append(repr(device))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -42,10 +64,12 @@ class CompileCache:
 
     Args:
         folder: Made when first needed.
+        device: What graphs are compiled for.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: ComputeDevice = CPU_DEVICE) -> None:
         self._folder = folder
+        self._device = device
 
     def get(self, request: GraphRequest) -> tuple[CompiledModel, bool]:
         """The compiled graph and whether it was in the cache; compiled and kept there if not.
@@ -53,7 +77,7 @@ class CompileCache:
         Raises:
             CompileError: The kernels or the graph can't be compiled here, or the folder can't be written.
         """
-        file = self._folder / "models" / f"{cache_key(request)}.mef"
+        file = self._folder / "models" / f"{cache_key(request, self._device)}.mef"
         if file.exists():
             try:
                 return read(file), True
@@ -65,7 +89,7 @@ class CompileCache:
             # Two processes may compile the same graph: each writes its own file, the last rename wins.
             with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
                 made = Path(scratch) / file.name
-                _compile_apart(request, kernels, made)
+                compile_apart(request, kernels, made, self._device)
                 made.replace(file)
         except OSError as error:
             raise CompileError(
@@ -75,11 +99,25 @@ class CompileCache:
         return read(file), False
 
 
-def _compile_apart(request: GraphRequest, kernels: Path, output: Path) -> None:
+def compile_apart(
+    request: GraphRequest, kernels: Path, output: Path, device: ComputeDevice, *, assembly: bool = False
+) -> None:
+    """Compiles a graph in a process of its own.
+
+    Args:
+        request: The graph.
+        kernels: The compiled kernel package.
+        output: The file to write.
+        device: What it is compiled for.
+        assembly: Put the assembly of its GPU kernels into the file too, for checks.
+
+    Raises:
+        CompileError: With what the compiler said.
+    """
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     result = subprocess.run(
         [sys.executable, "-m", "python_layer.model.compile_cache"],
-        input=pickle.dumps((request, kernels, output)),
+        input=pickle.dumps((device, assembly, pickle.dumps((request, kernels, output)))),
         capture_output=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
     )
@@ -88,9 +126,17 @@ def _compile_apart(request: GraphRequest, kernels: Path, output: Path) -> None:
 
 
 def _main() -> None:
-    request, kernels, output = pickle.load(sys.stdin.buffer)
+    device, assembly, rest = pickle.load(sys.stdin.buffer)
+    if device.virtual:  # before anything asks the driver for devices
+        set_virtual_cpu_target(PORTABLE_CPU)
+        set_virtual_device_api("cuda")
+        set_virtual_device_target_arch(device.architecture)
+        set_virtual_device_count(device.gpu + 1)
+    request, kernels, output = pickle.loads(rest)
     built = request.build(kernels)
-    session = InferenceSession(devices=[CPU()])  # must outlive what it compiles
+    session = InferenceSession(devices=[device.open()])  # must outlive what it compiles
+    if assembly:
+        session._dump_gpu_asm(True)
     compiled = session.compile(built)
     compiled.export_mef(str(output))
     # The engine's threads may abort the process when Python shuts down; the work is done and on disk.

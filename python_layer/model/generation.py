@@ -42,6 +42,9 @@ class StepModel(Protocol):
     def sampler(self) -> Sampler:
         """Chooses tokens."""
 
+    def allocate_cache(self, pages: int) -> Buffer:
+        """A KV cache of so many pages."""
+
     def step(self, batch: RaggedBatch, cache: Buffer) -> Buffer | NDArray[np.float32]:
         """Logits [R, vocab_size] of the batch's wanted rows."""
 
@@ -162,7 +165,7 @@ class Generator:
         tokenizer = self._model.tokenizer
         detokenizer = None if tokenizer is None else StreamingDetokenizer(tokenizer)
         stops = set() if ignore_eos else set(self._model.config.eos_token_ids)
-        cache = self._model.layout.allocate(pages)
+        cache = self._model.allocate_cache(pages)
         known, computed, seed = list(ids), 0, seed_of(params)
         for index in range(max_tokens):
             while computed < len(known):

@@ -49,43 +49,55 @@ class ModelGraph:
     isa: str
     paired: bool = False
     formats: tuple[tuple[str, QuantFormat], ...] = ()
+    device: DeviceRef = CPU
 
     def build(self, kernels: Path) -> Graph:
         """Builds the graph on a compiled kernel package."""
         linear = LinearLayers(self.isa, self.paired, dict(self.formats))
-        return build_graph(self.config, self.layout, self.dtype, kernels, linear)
+        return build_graph(self.config, self.layout, self.dtype, kernels, linear, self.device)
 
 
-def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernels: Path, linear: LinearLayers) -> Graph:
+def build_graph(
+    config: Qwen3Config,
+    layout: KVCacheLayout,
+    dtype: DType,
+    kernels: Path,
+    linear: LinearLayers,
+    device: DeviceRef = CPU,
+) -> Graph:
     """Builds the graph of one step.
 
     Args:
         config: The model.
         layout: Shape and type of the KV cache.
-        dtype: Type of the matrices that are not quantized: float32, bfloat16 or float16. Activations are float32.
+        dtype: Type of the matrices that are not quantized: float32, bfloat16 or float16; bfloat16 on a GPU. Activations
+            are float32; on a GPU only the residual stream is, and what lies between two matrices is bfloat16.
         kernels: The compiled kernel package.
         linear: Builds the linear layers.
+        device: Where the graph runs, with all of its inputs, weights and outputs.
 
     Returns:
         A graph with inputs [cache, token_ids, positions, row_offsets, page_table, logit_rows] and the
         output logits [R, vocab_size], float32. Sizes T, B, P, R and the number of pages are symbolic.
     """
     inputs = [
-        BufferType(layout.dtype, ["pages", *layout.page_shape], CPU),
-        *(TensorType(DType.int32, shape, CPU) for shape in (["T"], ["T"], ["B_plus_1"], ["B", "P"], ["R"])),
+        BufferType(layout.dtype, ["pages", *layout.page_shape], device),
+        *(TensorType(DType.int32, shape, device) for shape in (["T"], ["T"], ["B_plus_1"], ["B", "P"], ["R"])),
     ]
     with Graph("qwen3", input_types=inputs, custom_extensions=[kernels]) as graph:
         step = StepInputs(graph.inputs[0].buffer, *(value.tensor for value in graph.inputs[1:]))
-        weights = {spec.name: _weight(spec, dtype) for spec in quantized_specs(weight_specs(config), linear.formats)}
+        specs = quantized_specs(weight_specs(config, packed=device.is_cpu()), linear.formats)
+        weights = {spec.name: _weight(spec, dtype, device) for spec in specs}
         frequencies, scale = rope_frequencies(config)
         rope = _op(
             "rope_table",
-            [step.positions, ops.constant(frequencies, FLOAT, CPU), _float(scale)],
+            [step.positions, ops.constant(frequencies, FLOAT, device), _float(scale)],
             ["T", config.head_dim],
         )
-        tied = config.tie_word_embeddings
-        hidden = linear.embed(EMBEDDING, weights[EMBEDDING], tied, step.token_ids, config.hidden_size)
-        normed = _op("rms_norm", [hidden, weights["layers.0.input_norm"], _float(config.rms_norm_eps)], hidden.shape)
+        packed = config.tie_word_embeddings and device.is_cpu()
+        hidden = linear.embed(EMBEDDING, weights[EMBEDDING], packed, step.token_ids, config.hidden_size)
+        first_norm = [hidden, weights["layers.0.input_norm"], _float(config.rms_norm_eps)]
+        normed = _op("rms_norm", first_norm, hidden.shape, _between(device))
         layer = _layer_graph(graph, config, step, [hidden, normed, rope], weights, kernels, linear)
         for i in range(config.num_hidden_layers):
             # A layer ends with the norm that its successor begins with: one pass with the residual addition.
@@ -94,9 +106,9 @@ def build_graph(config: Qwen3Config, layout: KVCacheLayout, dtype: DType, kernel
             index = ops.constant(i, DType.int32, CPU)
             results = ops.call(layer, index, *_shared(step), hidden, normed, rope, *parts, weights[following])
             hidden, normed = (value.tensor for value in results)
-        wanted = _op("gather_rows", [normed, step.logit_rows], ["R", config.hidden_size])
-        head = EMBEDDING if tied else LM_HEAD
-        graph.output(linear.apply(head, wanted, weights[head], config.vocab_size))
+        wanted = _op("gather_rows", [normed, step.logit_rows], ["R", config.hidden_size], _between(device))
+        head = EMBEDDING if config.tie_word_embeddings else LM_HEAD
+        graph.output(ops.cast(linear.apply(head, wanted, weights[head], config.vocab_size), FLOAT))
     return graph
 
 
@@ -119,7 +131,7 @@ def _layer_graph(
         positions, row_offsets, page_table, hidden, normed, rope, *own, next_norm = (v.tensor for v in rest)
         w = dict(zip(names, own, strict=True))
         eps = _float(config.rms_norm_eps)
-        rows = hidden.shape[0]
+        rows, between = hidden.shape[0], normed.dtype
 
         qkv = linear.apply("qkv", normed, w["qkv"], config.q_size + 2 * config.kv_size, w.get("qkv_bias"))
         queries = _op(
@@ -127,18 +139,19 @@ def _layer_graph(
             [cache.buffer, qkv, w["q_norm"], w["k_norm"], rope, positions, row_offsets, page_table, index.tensor, eps],
             [rows, config.q_size],
             # They decide what attention multiplies.
-            DType.bfloat16 if linear.paired and cache.buffer.dtype == DType.bfloat16 else FLOAT,
+            DType.bfloat16 if linear.paired and cache.buffer.dtype == DType.bfloat16 else between,
         )
         attended = _op(
             "paged_attention",
             [cache.buffer, queries, positions, row_offsets, page_table, index.tensor],
             [rows, config.q_size],
+            between,
             head_dim=config.head_dim,
         )
         mixed = linear.apply("o", attended, w["o"], config.hidden_size, w.get("o_bias"))
         hidden, normed = _add_norm(mixed, hidden, w["post_norm"], eps)
         both = linear.apply("gate_up", normed, w["gate_up"], 2 * config.intermediate_size)
-        gated = _op("swiglu", [both], [rows, config.intermediate_size])
+        gated = _op("swiglu", [both], [rows, config.intermediate_size], between)
         down = linear.apply("down", gated, w["down"], config.hidden_size)
         layer.output(*_add_norm(down, hidden, next_norm, eps))
     return layer
@@ -153,26 +166,31 @@ def _shared(step: StepInputs) -> list[Value]:
     return [step.cache, step.positions, step.row_offsets, step.page_table]
 
 
-def _weight(spec: WeightSpec, dtype: DType) -> TensorValue:
-    return Weight(spec.name, DType[spec.dtype_in_memory(dtype.name)], spec.shape_in_memory(dtype.name), CPU)
+def _between(device: DeviceRef) -> DType:
+    """The type of activations between two matrices."""
+    return FLOAT if device.is_cpu() else DType.bfloat16
+
+
+def _weight(spec: WeightSpec, dtype: DType, device: DeviceRef) -> TensorValue:
+    return Weight(spec.name, DType[spec.dtype_in_memory(dtype.name)], spec.shape_in_memory(dtype.name), device)
 
 
 def _add_norm(
     x: TensorValue, residual: TensorValue, gamma: TensorValue, eps: TensorValue
 ) -> tuple[TensorValue, TensorValue]:
-    """(x + residual, its RMSNorm)."""
-    out = TensorType(FLOAT, x.shape, CPU)
-    normed, total = ops.custom("mili.add_rms_norm", CPU, [x, residual, gamma, eps], [out, out])
+    """(x + residual, its RMSNorm in the type of x)."""
+    out = [TensorType(x.dtype, x.shape, x.device), TensorType(FLOAT, x.shape, x.device)]
+    normed, total = ops.custom("mili.add_rms_norm", x.device, [x, residual, gamma, eps], out)
     return total.tensor, normed.tensor
 
 
 def _op(
     name: str, values: Sequence[Value], shape: Sequence[object], dtype: DType = FLOAT, **parameters: int
 ) -> TensorValue:
-    """A custom op with one output; in place where it is given the cache."""
-    out = [TensorType(dtype, shape, CPU)]
+    """A custom op with one output, where its first input is; in place where that is the cache."""
+    device = values[0].type.device
     make = ops.inplace_custom if isinstance(values[0], BufferValue) else ops.custom
-    return make(f"mili.{name}", CPU, values, out, parameters)[0].tensor
+    return make(f"mili.{name}", device, values, [TensorType(dtype, shape, device)], parameters)[0].tensor
 
 
 def _float(value: float) -> TensorValue:

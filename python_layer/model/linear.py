@@ -30,15 +30,18 @@ class LinearLayers:
     def apply(
         self, kind: str, x: TensorValue, w: TensorValue, outputs: int, bias: TensorValue | None = None
     ) -> TensorValue:
-        """x[T, K] @ w[outputs, K].T + bias, as float32.
+        """x[T, K] @ w[outputs, K].T + bias, as float32, or on a GPU as bfloat16.
 
         Args:
             kind: Which matrix of a layer, or of the model, w is.
-            x: float32.
-            w: Packed.
+            x: float32; bfloat16 on a GPU.
+            w: Packed; plain on a GPU, where MAX multiplies.
             outputs: Rows of w.
             bias: [outputs].
         """
+        if not x.device.is_cpu():
+            product = ops.matmul(x, ops.transpose(w, 0, 1))
+            return product if bias is None else product + ops.cast(bias, product.dtype)
         out = [TensorType(FLOAT, [x.shape[0], outputs], CPU)]
         form = self.formats.get(kind)
         if form:
@@ -56,9 +59,10 @@ class LinearLayers:
 
     def embed(self, kind: str, table: TensorValue, packed: bool, rows: TensorValue, size: int) -> TensorValue:
         """The ``rows`` [R] of a table as float32 [R, size]; a quantized one is packed, another one perhaps."""
-        out = [TensorType(FLOAT, [rows.shape[0], size], CPU)]
+        device = rows.device
+        out = [TensorType(FLOAT, [rows.shape[0], size], device)]
         form = self.formats.get(kind)
         if form:
             parameters = {"bits": form.bits, "offsets": form.offsets, "group": form.group}
-            return ops.custom("mili.gather_quantized_rows", CPU, [table, rows], out, parameters)[0].tensor
-        return ops.custom(f"mili.gather_{'packed_' if packed else ''}rows", CPU, [table, rows], out)[0].tensor
+            return ops.custom("mili.gather_quantized_rows", device, [table, rows], out, parameters)[0].tensor
+        return ops.custom(f"mili.gather_{'packed_' if packed else ''}rows", device, [table, rows], out)[0].tensor

@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+from python_layer.model.compiled_folder import export_graphs
 from python_layer.model.config import Qwen3Config
+from python_layer.model.device import ComputeDevice
+from python_layer.model.hub import resolve_model
 from python_layer.model.kernels import default_cache_dir
-from python_layer.model.qwen3_model import Qwen3Model
+from python_layer.model.precision import Precision
+from python_layer.model.qwen3_model import Qwen3Model, model_graph
+from python_layer.model.sampler import SampleGraph
 from python_layer.model.weight_cache import WeightCache
 from python_layer.model.weight_loader import Progress, WeightLoader
 from python_layer.utils.settings import Settings
@@ -31,4 +36,30 @@ def load_model(settings: Settings, progress: Progress | None = None) -> Qwen3Mod
         cpu_isa=settings.cpu_isa,
         page_size=settings.page_size,
         threads=settings.threads,
+        device=settings.device,
+        compiled=None if settings.compiled is None else Path(settings.compiled),
     )
+
+
+def compile_for(settings: Settings, target: ComputeDevice, folder: Path) -> list[Path]:
+    """Compiles the graphs of the model that the settings name, without reading its weights.
+
+    Args:
+        settings: Model, types and page size.
+        target: What for; see :func:`~python_layer.model.device.parse_target`.
+        folder: Where to.
+
+    Returns:
+        The files.
+
+    Raises:
+        MiliError: As for a model that is loaded on that device.
+    """
+    path = resolve_model(model_path(settings))
+    precision = Precision(
+        settings.dtype, settings.kv_dtype, settings.quantization, settings.compute_dtype, settings.cpu_isa
+    )
+    graph = model_graph(
+        Qwen3Config.from_pretrained(path), target, precision, settings.page_size, WeightLoader(path).formats()
+    )
+    return export_graphs(folder, [graph, SampleGraph(target.ref)], target)

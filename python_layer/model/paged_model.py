@@ -3,7 +3,9 @@
 from max.driver import Buffer
 
 from python_layer.model.batch import RaggedBatch
+from python_layer.model.captured import is_decode
 from python_layer.model.config import Qwen3Config
+from python_layer.model.pages import make_pages
 from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.model.sampler import SampledToken, SamplingRow
 
@@ -19,8 +21,9 @@ class PagedModel:
 
     def __init__(self, model: Qwen3Model, pages: int, swap_slots: int = 0) -> None:
         self._model = model
-        self._swap, _ = model.layout.allocate_with_memory(max(1, swap_slots))
-        self._memory, self._cache = model.layout.allocate_with_memory(pages)
+        spare = int(model.device.is_gpu)  # the page of the tokens that fill captured batches up
+        self._pages = make_pages(model.layout, model.device, pages + spare, swap_slots)
+        self._decodes = model.captured_decodes(self.cache, spare_page=pages) if spare else None
 
     @property
     def config(self) -> Qwen3Config:
@@ -30,20 +33,23 @@ class PagedModel:
     @property
     def cache(self) -> Buffer:
         """The KV cache."""
-        return self._cache
+        return self._pages.cache
 
     def step(self, batch: RaggedBatch, rows: list[SamplingRow]) -> list[SampledToken]:
         """Computes a batch, whose keys and values go into the cache, and samples from its wanted rows' logits."""
-        return self._model.sampler.sample(self._model.step(batch, self._cache), rows)
+        if self._decodes is not None and is_decode(batch):
+            self._model.check(batch, self.cache)
+            return self._model.sampler.sample(self._decodes.step(batch), rows)
+        return self._model.sampler.sample(self._model.step(batch, self.cache), rows)
 
     def copy_page(self, source: int, target: int) -> None:
         """Copies a page, every layer of it."""
-        self._memory[target] = self._memory[source]
+        self._pages.copy(source, target)
 
     def swap_out(self, page: int, slot: int) -> None:
         """Copies a page to a slot of the swap space."""
-        self._swap[slot] = self._memory[page]
+        self._pages.swap_out(page, slot)
 
     def swap_in(self, slot: int, page: int) -> None:
         """Copies it back."""
-        self._memory[page] = self._swap[slot]
+        self._pages.swap_in(slot, page)

@@ -1,12 +1,26 @@
 """Which types a model runs in."""
 
+from dataclasses import dataclass
+
 from python_layer.model.config import Qwen3Config
 from python_layer.utils.cpu import ISAS, multiplies_bfloat16, supported_isas
 from python_layer.utils.errors import ConfigError
 
 MATRIX_DTYPES = ("float32", "bfloat16", "float16")
 CACHE_DTYPES = ("float32", "bfloat16", "int8")
+GPU_DTYPES = ("auto", "bfloat16")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The types that were asked for; each as the argument of :class:`~python_layer.model.qwen3_model.Qwen3Model`."""
+
+    dtype: str = "auto"
+    kv_dtype: str = "auto"
+    quantization: str = "auto"
+    compute_dtype: str = "float32"
+    cpu_isa: str = "auto"
 
 
 def resolve_dtypes(config: Qwen3Config, dtype: str, kv_dtype: str) -> tuple[str, str]:
@@ -28,6 +42,20 @@ def resolve_dtypes(config: Qwen3Config, dtype: str, kv_dtype: str) -> tuple[str,
     if kv_dtype != "auto":
         return matrices, kv_dtype
     return matrices, "float32" if matrices == "float32" else "bfloat16"
+
+
+def refuse_on_gpu(precision: Precision) -> None:
+    """Refuses what GPUs have no kernels for: matrices, cache and what is multiplied are bfloat16 there.
+
+    Raises:
+        ConfigError: Names the first setting that asks for another type.
+    """
+    if precision.quantization not in ("auto", "none"):
+        raise ConfigError(f"quantization is {precision.quantization!r}; on a GPU supported are auto and none")
+    for name in ("dtype", "kv_dtype", "compute_dtype"):
+        value = getattr(precision, name)
+        if value not in GPU_DTYPES:
+            raise ConfigError(f"{name} is {value!r}; on a GPU it is bfloat16, so supported are {', '.join(GPU_DTYPES)}")
 
 
 def resolve_isa(cpu_isa: str) -> str:

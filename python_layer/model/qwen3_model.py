@@ -1,26 +1,31 @@
 """A Qwen3 model that is compiled, has its weights, and runs."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from max.driver import CPU, Buffer
+from max.driver import Buffer
 from max.dtype import DType
 from max.engine import InferenceSession
 from numpy.typing import NDArray
 
 from python_layer.model.batch import RaggedBatch, RequestRows
-from python_layer.model.compile_cache import CompileCache
+from python_layer.model.captured import CapturedDecodes
+from python_layer.model.compile_cache import CompileCache, CompiledGraphs
+from python_layer.model.compiled_folder import CompiledFolder
 from python_layer.model.config import Qwen3Config
+from python_layer.model.device import ComputeDevice, resolve_device
 from python_layer.model.generation import GeneratedToken, Generation, Generator
 from python_layer.model.graph import ModelGraph
 from python_layer.model.kernels import default_cache_dir
 from python_layer.model.kv_cache import KVCacheLayout
-from python_layer.model.precision import resolve_compute_dtype, resolve_dtypes, resolve_isa
+from python_layer.model.pages import make_pages
+from python_layer.model.precision import Precision, refuse_on_gpu, resolve_compute_dtype, resolve_dtypes, resolve_isa
 from python_layer.model.quantization import describe, matrix_formats, quantized_specs
+from python_layer.model.quantized import QuantFormat
 from python_layer.model.sampler import Sampler
 from python_layer.model.sampling import SamplingParams
 from python_layer.model.thread_pool import start_thread_pool
@@ -66,9 +71,12 @@ class Qwen3Model:
             matrices, bfloat16, which is nearly twice as fast for prompts and batches, or auto: the faster one of
             what is possible. Sums are float32.
         cpu_isa: Instruction set of the linear layers, see :data:`~python_layer.utils.cpu.ISAS`; auto is the fastest.
-        page_size: Positions per page of the KV cache.
+        page_size: Positions per page of the KV cache; on a GPU a power of two.
         threads: Threads that compute, of which a process has one pool; 0 is one for each physical core that affinity
             and cgroups leave the process.
+        device: cpu, gpu, gpu:N or auto; see :func:`~python_layer.model.device.resolve_device`. On a GPU dtype,
+            kv_dtype and compute_dtype must be bfloat16 or auto, and quantization none or auto.
+        compiled: Folder with graphs that ``mili compile`` made; none compiles them here.
         cache_dir: Folder of compiled kernels and graphs; the default is the user's cache folder.
 
     Raises:
@@ -89,6 +97,8 @@ class Qwen3Model:
         cpu_isa: str = "auto",
         page_size: int = 16,
         threads: int = 0,
+        device: str = "cpu",
+        compiled: Path | None = None,
         cache_dir: Path | None = None,
     ) -> None:
         started = time.perf_counter()
@@ -96,27 +106,40 @@ class Qwen3Model:
             raise ConfigError(f"page_size is {page_size}; it must be 1 or more")
         self.threads = start_thread_pool(threads)
         self.config = config
-        self.dtype, self.kv_dtype = resolve_dtypes(config, dtype, kv_dtype)
-        self.isa = resolve_isa(cpu_isa)
-        self.compute_dtype = resolve_compute_dtype(compute_dtype, self.dtype, self.isa)
-        self.layout = KVCacheLayout.of(config, page_size, DType[self.kv_dtype])
+        self.device = resolve_device(device)
+        precision = Precision(dtype, kv_dtype, quantization, compute_dtype, cpu_isa)
+        graph = model_graph(config, self.device, precision, page_size, weight_loader.formats())
+        self.dtype, self.kv_dtype = graph.dtype.name, graph.layout.dtype.name
+        self.compute_dtype = "bfloat16" if graph.paired or not graph.device.is_cpu() else "float32"
+        self.isa, self.formats = graph.isa, dict(graph.formats)
+        self.layout = graph.layout
         self.folder = weight_loader.path
-        specs, unused = weight_specs(config), ignored_tensors(config)
+        specs, unused = weight_specs(config, packed=graph.device.is_cpu()), ignored_tensors(config)
         weight_loader.check(specs, unused=unused)  # before a long compilation
-        self.formats = matrix_formats(quantization, specs, weight_loader.formats())
         specs = quantized_specs(specs, self.formats)
-        cache = CompileCache(cache_dir or default_cache_dir())
-        paired = self.compute_dtype == "bfloat16"
-        graph = ModelGraph(config, self.layout, DType[self.dtype], self.isa, paired, tuple(self.formats.items()))
-        compiled, cached = cache.get(graph)
-        self.sampler = Sampler(cache)
+        cache: CompiledGraphs = (
+            CompileCache(cache_dir or default_cache_dir(), self.device)
+            if compiled is None
+            else CompiledFolder(compiled, self.device)
+        )
+        executable, cached = cache.get(graph)
+        self.sampler = Sampler(cache, self.device)
         compiled_at = time.perf_counter()
         self._weights = weight_loader.load(specs, self.dtype, unused=unused)
         loaded_at = time.perf_counter()
-        session = InferenceSession(devices=[CPU()])
-        self._model = session.init(compiled, weights_registry=_registry(self._weights))
-        with coarse_timers():  # the runtime's log thread, which the first step starts, polls every 100 µs
-            self.step(RaggedBatch.of([RequestRows([0], start=0, pages=[0])]), self.layout.allocate(1))
+        session = InferenceSession(devices=[self.device.open()])
+        try:
+            self._model = session.init(executable, weights_registry=_registry(self._weights))
+            with coarse_timers():  # the runtime's log thread, which the first step starts, polls every 100 µs
+                self.step(RaggedBatch.of([RequestRows([0], start=0, pages=[0])]), self.allocate_cache(1))
+        except (RuntimeError, ValueError) as error:
+            if not self.device.is_gpu:
+                raise
+            raise self.device.failure(error, "load the weights and run a first step") from error
+        self.weight_bytes = self._weights.nbytes
+        """Bytes of the weights in the device's memory."""
+        if self.device.is_gpu:
+            del self._weights  # the GPU has its own
         self.load_times = LoadTimes(
             load_s=loaded_at - compiled_at,
             compile_s=compiled_at - started,
@@ -141,11 +164,6 @@ class Qwen3Model:
         """The type of the matrices, such as bfloat16 or int8."""
         return describe(self.formats, self.dtype)
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weights in memory."""
-        return self._weights.nbytes
-
     @cached_property
     def tokenizer(self) -> QwenTokenizer | None:
         """The checkpoint's tokenizer; None where there is none.
@@ -156,12 +174,20 @@ class Qwen3Model:
         has = gguf_has_tokenizer if self.folder.is_file() else has_tokenizer
         return QwenTokenizer.from_pretrained(self.folder) if has(self.folder) else None
 
+    def allocate_cache(self, pages: int) -> Buffer:
+        """A KV cache of so many pages on the model's device.
+
+        Raises:
+            ConfigError: It is a GPU without memory for them.
+        """
+        return make_pages(self.layout, self.device, pages).cache
+
     def forward(self, batch: RaggedBatch, cache: Buffer) -> NDArray[np.float32]:
         """Computes one step.
 
         Args:
             batch: The rows to compute.
-            cache: From ``layout.allocate``; receives the keys and values of the batch's rows, and must hold
+            cache: From :meth:`allocate_cache`; receives the keys and values of the batch's rows, and must hold
                 those of every earlier position of its requests.
 
         Returns:
@@ -175,10 +201,19 @@ class Qwen3Model:
 
     def step(self, batch: RaggedBatch, cache: Buffer) -> Buffer:
         """As :meth:`forward`, with the logits left on the device."""
-        batch.check(self.config.vocab_size, cache.shape[0], self.layout.page_size)
+        self.check(batch, cache)
         arrays = (batch.token_ids, batch.positions, batch.row_offsets, batch.page_table, batch.logit_rows)
-        (logits,) = self._model.execute(cache, *(Buffer.from_numpy(np.ascontiguousarray(a)) for a in arrays))
+        inputs = (Buffer.from_numpy(np.ascontiguousarray(a)).to(self.device.open()) for a in arrays)
+        (logits,) = self._model.execute(cache, *inputs)
         return logits
+
+    def check(self, batch: RaggedBatch, cache: Buffer) -> None:
+        """Refuses what :meth:`forward` refuses."""
+        batch.check(self.config.vocab_size, cache.shape[0], self.layout.page_size)
+
+    def captured_decodes(self, cache: Buffer, spare_page: int) -> CapturedDecodes:
+        """The model's decodes on a GPU's KV cache, as graphs of the driver; ``spare_page`` belongs to no request."""
+        return CapturedDecodes(self._model, cache, spare_page, self.device.open())
 
     def generate(
         self,
@@ -229,6 +264,36 @@ class Qwen3Model:
         """
         params = SamplingParams(temperature, top_k, top_p, seed)
         return Generator(self).stream(prompt, params, max_tokens, logprobs, ignore_eos)
+
+
+def model_graph(
+    config: Qwen3Config,
+    device: ComputeDevice,
+    precision: Precision,
+    page_size: int,
+    given: Mapping[str, QuantFormat | None],
+) -> ModelGraph:
+    """The graph of a model on a device.
+
+    Args:
+        config: The model.
+        device: Where it will run.
+        precision: As the arguments of :class:`Qwen3Model`, whose errors this raises.
+        page_size: Likewise.
+        given: How the checkpoint's tensors are quantized; None where they are not.
+    """
+    if device.is_gpu:
+        refuse_on_gpu(precision)
+        if page_size & (page_size - 1):
+            raise ConfigError(f"page_size is {page_size}; on a GPU it must be a power of two, such as 16")
+        layout = KVCacheLayout.of(config, page_size, DType.bfloat16)
+        return ModelGraph(config, layout, DType.bfloat16, isa="", device=device.ref)
+    dtype, kv_dtype = resolve_dtypes(config, precision.dtype, precision.kv_dtype)
+    isa = resolve_isa(precision.cpu_isa)
+    paired = resolve_compute_dtype(precision.compute_dtype, dtype, isa) == "bfloat16"
+    formats = matrix_formats(precision.quantization, weight_specs(config), given)
+    layout = KVCacheLayout.of(config, page_size, DType[kv_dtype])
+    return ModelGraph(config, layout, DType[dtype], isa, paired, tuple(formats.items()))
 
 
 def _registry(weights: LoadedWeights) -> dict[str, Buffer]:

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from max.driver import CPU, Buffer
+from max.driver import Buffer
 from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import DeviceRef, Graph, TensorType, ops
 from numpy.typing import NDArray
 
-from python_layer.model.compile_cache import CompileCache
+from python_layer.model.compile_cache import CompiledGraphs
+from python_layer.model.device import CPU_DEVICE, ComputeDevice
 from python_layer.model.sampling import SamplingParams, uniform_draw
 
 MOST_LOGPROBS = 20
@@ -74,9 +75,11 @@ class SampledToken:
 class SampleGraph:
     """The graph of the sampler: one for every model, all sizes symbolic."""
 
+    device: DeviceRef = field(default_factory=DeviceRef.CPU)
+
     def build(self, kernels: Path) -> Graph:
         """Inputs as :class:`Sampler` gives them, outputs tokens, logprobs, top ids and top logprobs."""
-        device = DeviceRef.CPU()
+        device = self.device
         shapes: list[tuple[DType, list[str | int]]] = [
             (DType.float32, ["R", "V"]),
             (DType.float32, ["R", 6]),
@@ -108,50 +111,25 @@ class Sampler:
 
     Args:
         cache: Holds the compiled graph.
+        device: Where it samples.
 
     Raises:
         CompileError: The graph can't be compiled here.
     """
 
-    def __init__(self, cache: CompileCache) -> None:
-        compiled, _ = cache.get(SampleGraph())
-        self._model = InferenceSession(devices=[CPU()]).init(compiled)
+    def __init__(self, cache: CompiledGraphs, device: ComputeDevice = CPU_DEVICE) -> None:
+        compiled, _ = cache.get(SampleGraph(device.ref))
+        self._device = device.open()
+        self._model = InferenceSession(devices=[self._device]).init(compiled)
 
     def sample(self, logits: Buffer | NDArray[np.float32], rows: Sequence[SamplingRow]) -> list[SampledToken]:
         """One token for each row of ``logits`` [R, vocab]."""
         if not rows:
             return []
-        edits = [row.edits() for row in rows]
-        flat = [edit for of_row in edits for edit in of_row]
-        params = [
-            (
-                0.0 if forced else p.temperature,
-                p.top_p,
-                p.min_p,
-                p.repetition_penalty,
-                p.presence_penalty,
-                p.frequency_penalty,
-            )
-            for p, forced in ((row.params, row.forced is not None) for row in rows)
-        ]
-        masks = [row.mask for row in rows if row.mask is not None]
-        mask_of = np.cumsum([row.mask is not None for row in rows], dtype=np.int32) - 1
         source = Buffer.from_numpy(logits) if isinstance(logits, np.ndarray) else logits
         vocab = source.shape[1]
-        arrays = (
-            np.array(params, np.float32),
-            np.array([min(row.params.top_k, vocab) for row in rows], np.int32),
-            np.array([uniform_draw(row.seed, row.index) if row.params.temperature else 0.0 for row in rows]),
-            np.array([-1 if row.logprobs is None else row.logprobs for row in rows], np.int32),
-            np.cumsum([0, *map(len, edits)], dtype=np.int32),
-            np.array([token for token, _, _, _ in flat], np.int32),
-            np.array([bias for _, bias, _, _ in flat], np.float32),
-            np.array([seen for _, _, seen, _ in flat], np.int32),
-            np.array([count for _, _, _, count in flat], np.int32),
-            np.where([row.mask is None for row in rows], np.int32(-1), mask_of),
-            np.stack(masks) if masks else np.zeros((1, 1), np.uint32),
-        )
-        outputs = self._model.execute(source, *(Buffer.from_numpy(array) for array in arrays))
+        inputs = (Buffer.from_numpy(array).to(self._device) for array in sampler_inputs(rows, vocab))
+        outputs = self._model.execute(source.to(self._device), *inputs)
         tokens, logprobs, top_ids, top_logprobs = (output.to_numpy() for output in outputs)
         sampled = []
         for r, row in enumerate(rows):
@@ -162,3 +140,35 @@ class Sampler:
             top = list(zip(top_ids[r, :count].tolist(), top_logprobs[r, :count].tolist(), strict=True))
             sampled.append(SampledToken(int(tokens[r]), float(logprobs[r]), top))
         return sampled
+
+
+def sampler_inputs(rows: Sequence[SamplingRow], vocab: int) -> tuple[NDArray[np.generic], ...]:
+    """What ``mili.sample`` gets for rows of ``vocab`` logits, beside these, in the order of its arguments."""
+    edits = [row.edits() for row in rows]
+    flat = [edit for of_row in edits for edit in of_row]
+    params = [
+        (
+            0.0 if forced else p.temperature,
+            p.top_p,
+            p.min_p,
+            p.repetition_penalty,
+            p.presence_penalty,
+            p.frequency_penalty,
+        )
+        for p, forced in ((row.params, row.forced is not None) for row in rows)
+    ]
+    masks = [row.mask for row in rows if row.mask is not None]
+    mask_of = np.cumsum([row.mask is not None for row in rows], dtype=np.int32) - 1
+    return (
+        np.array(params, np.float32),
+        np.array([min(row.params.top_k, vocab) for row in rows], np.int32),
+        np.array([uniform_draw(row.seed, row.index) if row.params.temperature else 0.0 for row in rows]),
+        np.array([-1 if row.logprobs is None else row.logprobs for row in rows], np.int32),
+        np.cumsum([0, *map(len, edits)], dtype=np.int32),
+        np.array([token for token, _, _, _ in flat], np.int32),
+        np.array([bias for _, bias, _, _ in flat], np.float32),
+        np.array([seen for _, _, seen, _ in flat], np.int32),
+        np.array([count for _, _, _, count in flat], np.int32),
+        np.where([row.mask is None for row in rows], np.int32(-1), mask_of),
+        np.stack(masks) if masks else np.zeros((1, 1), np.uint32),
+    )

@@ -1,5 +1,7 @@
 """Which checkpoint tensors the graph reads, and under which names and shapes."""
 
+from dataclasses import replace
+
 from python_layer.model.config import Qwen3Config
 from python_layer.model.weight_loader import WeightSpec
 
@@ -8,11 +10,11 @@ LM_HEAD = "lm_head"
 FINAL_NORM = "norm"
 
 
-def weight_specs(config: Qwen3Config) -> list[WeightSpec]:
+def weight_specs(config: Qwen3Config, *, packed: bool = True) -> list[WeightSpec]:
     """Every weight of the graph.
 
-    Matrices keep the precision of the model and have shape [out, in]; those of linear layers are packed. Norm weights
-    and biases are float32.
+    Matrices keep the precision of the model and have shape [out, in]; those of linear layers are packed for CPUs.
+    Norm weights and biases are float32.
     Projections that read the same input are stacked: ``qkv`` is queries, keys and values, ``gate_up`` is gate
     and up. With tied embeddings the output projection is the embedding itself.
     """
@@ -25,7 +27,7 @@ def weight_specs(config: Qwen3Config) -> list[WeightSpec]:
         specs.append(_matrix(LM_HEAD, hidden, ("lm_head.weight", config.vocab_size)))
     for i in range(config.num_hidden_layers):
         specs += _layer_specs(config, f"layers.{i}.", f"model.layers.{i}.")
-    return specs
+    return specs if packed else [replace(spec, packed=False) for spec in specs]
 
 
 def ignored_tensors(config: Qwen3Config) -> set[str]:

@@ -53,6 +53,10 @@ class CompileError(MiliError):
     """The kernels or the graph could not be compiled or loaded on this machine."""
 
 
+class DeviceError(MiliError):
+    """The device that the model runs on failed; names it."""
+
+
 class OverloadedError(MiliError):
     """There is more work than the engine's queue takes; the same request may succeed later."""
 

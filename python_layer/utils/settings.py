@@ -50,6 +50,12 @@ class Settings(BaseSettings):
         "auto", description="Instruction set of the linear layers; auto is the fastest that the CPU has."
     )
     threads: int = Field(0, ge=0, description="Threads that compute; 0 is one per physical core.")
+    device: str = Field(
+        "cpu", pattern=r"^(cpu|auto|gpu(:\d+)?)$", description="Where the model runs: cpu, gpu, gpu:N, or auto."
+    )
+    compiled: str | None = Field(
+        None, description="Folder with graphs that `mili compile` made; none compiles them where they run."
+    )
     page_size: int = Field(16, ge=1, le=1024, description="Positions per page of the KV cache.")
     kv_cache_memory: float | None = Field(
         None, gt=0, description="GiB of the KV cache; none is a share of the memory that is free."

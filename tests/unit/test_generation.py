@@ -46,6 +46,9 @@ class CountingModel:
         self.steps: list[tuple[int, int]] = []
         self.sampler = Sampler(CompileCache(default_cache_dir()))
 
+    def allocate_cache(self, pages: int) -> Buffer:
+        return self.layout.allocate(pages)
+
     def step(self, batch: RaggedBatch, cache: Buffer) -> np.ndarray:
         batch.check(VOCAB, cache.shape[0], 16)
         self.steps.append((int(batch.positions[0]), len(batch.token_ids)))

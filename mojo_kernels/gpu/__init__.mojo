@@ -1,0 +1,1 @@
+"""GPU kernels: what the ops launch when their target is a GPU."""

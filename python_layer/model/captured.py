@@ -1,0 +1,105 @@
+"""Decodes on a GPU, captured: a step of one token per request is one launch instead of hundreds.
+
+A capture has fixed sizes, so batches are filled up to the next power of two of requests and of pages per request. What
+fills them up is one token at position 0 of a page of its own, which nobody reads.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from max.driver import Buffer
+from numpy.typing import NDArray
+
+from python_layer.model.batch import RaggedBatch
+
+MOST_REQUESTS = 256
+"""Larger batches are not captured: their steps take longer than their launches."""
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A captured step.
+
+    Attributes:
+        key: Its number.
+        inputs: What it reads, in place.
+        logits: What it writes, [requests, vocab_size].
+    """
+
+    key: int
+    inputs: list[Buffer]
+    logits: Buffer
+
+
+class CapturedDecodes:
+    """Runs batches of decodes on one KV cache; each size is captured when it is first met.
+
+    Args:
+        model: The compiled model, with its weights.
+        cache: The KV cache.
+        spare_page: A page of it that belongs to no request.
+        device: The driver's device.
+    """
+
+    def __init__(self, model: Any, cache: Buffer, spare_page: int, device: Any) -> None:
+        self._model = model
+        self._cache = cache
+        self._spare_page = spare_page
+        self._device = device
+        self._captures: dict[tuple[int, int], Capture] = {}
+        self._given: list[Buffer] = []
+        """The last step's arrays: the driver may still be copying them."""
+
+    def step(self, batch: RaggedBatch) -> Buffer:
+        """The logits of a batch that :func:`is_decode` and that was checked, [requests, vocab_size], on the device.
+
+        They are overwritten by the next step of this size.
+        """
+        requests, pages = batch.page_table.shape
+        size = (power_of_two_from(requests), power_of_two_from(pages))
+        arrays = [Buffer.from_numpy(array) for array in filled_up(batch, *size, self._spare_page)]
+        if size not in self._captures:
+            inputs = [self._cache, *(array.to(self._device) for array in arrays)]
+            key = len(self._captures)
+            (logits,) = self._model.capture(key, *inputs)
+            self._captures[size] = Capture(key, inputs, logits)
+        capture = self._captures[size]
+        self._given = arrays
+        for target, source in zip(capture.inputs[1:], arrays, strict=True):
+            target.inplace_copy_from(source)
+        self._model.replay(capture.key, *capture.inputs)
+        return capture.logits[:requests, :]
+
+
+def is_decode(batch: RaggedBatch) -> bool:
+    """Whether a batch is one token of each of its requests, with the logits of each."""
+    requests = len(batch.page_table)
+    return (
+        len(batch.token_ids) == requests <= MOST_REQUESTS
+        and len(batch.logit_rows) == requests
+        and bool((batch.logit_rows == np.arange(requests)).all())
+    )
+
+
+def power_of_two_from(number: int) -> int:
+    """The least power of two that is not below a positive number."""
+    return 1 << (number - 1).bit_length()
+
+
+def filled_up(batch: RaggedBatch, requests: int, pages: int, spare_page: int) -> list[NDArray[np.int32]]:
+    """The arrays of a batch of decodes with more requests and a wider page table.
+
+    Args:
+        batch: The batch.
+        requests: As many as it has, or more.
+        pages: Pages per request, likewise.
+        spare_page: Where the tokens that fill it up belong.
+    """
+    given, used = batch.page_table.shape
+    tokens, positions = np.zeros((2, requests), np.int32)
+    tokens[:given], positions[:given] = batch.token_ids, batch.positions
+    table = np.full((requests, pages), spare_page, np.int32)
+    table[:given, :used] = batch.page_table
+    rows = np.arange(requests + 1, dtype=np.int32)
+    return [tokens, positions, rows, table, rows[:-1].copy()]

@@ -1,0 +1,1 @@
+"""Runs PTX without a GPU: what the compiler made of the GPU kernels, interpreted."""

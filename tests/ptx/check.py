@@ -1,0 +1,107 @@
+"""Compiles the GPU kernels, and with ``--shape`` whole models, for GPUs that are not here, and checks what came out.
+
+The kernels: each assembles, without local memory, and attention multiplies on tensor cores. A model: its graph compiles
+and is exported, and holds MILI's kernels and matrix products on tensor cores.
+"""
+
+import argparse
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from max.dtype import DType
+
+from python_layer.model.compile_cache import compile_apart
+from python_layer.model.config import Qwen3Config
+from python_layer.model.device import ARCHITECTURES, parse_target
+from python_layer.model.graph import ModelGraph
+from python_layer.model.kernels import kernel_package
+from python_layer.model.kv_cache import KVCacheLayout
+from python_layer.model.loading import DEFAULT_MODEL
+from python_layer.model.sampler import SampleGraph
+from tests.ptx.assembler import Assembler
+from tests.ptx.compiled import compile_kernels
+
+SHAPES = {
+    "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "tie_word_embeddings": True},
+    "8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "tie_word_embeddings": False},
+}
+"""What tells Qwen3 models apart; see :func:`config_of`."""
+LAYERS = 2
+"""Of the whole models that are compiled: all layers are one subgraph, which is compiled once."""
+KERNELS = ("attention", "qk_norm_rope", "normalization", "elementwise")
+"""Parts of the names of MILI's kernels in a model's graph."""
+
+
+MOST_SPILLS = {("sm_80", "attention_128"): 28}
+"""Bytes that a thread may store because registers are short; elsewhere none."""
+
+
+def config_of(shape: str) -> Qwen3Config:
+    """The configuration of a Qwen3 model with fewer layers, or of models/mili-tiny."""
+    if shape == "tiny":
+        return Qwen3Config.from_pretrained(DEFAULT_MODEL)
+    fixed = {"vocab_size": 151_936, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40_960}
+    rope = {"rope_theta": 1_000_000.0, "rms_norm_eps": 1e-6, "torch_dtype": "bfloat16", "model_type": "qwen3"}
+    return Qwen3Config.from_dict(
+        {**fixed, **rope, **SHAPES[shape], "num_hidden_layers": LAYERS, "eos_token_id": 151_645}
+    )
+
+
+def check_kernels(architecture: str) -> Iterator[str]:
+    """Compiles and assembles every kernel, prints what each takes, and gives what is wrong."""
+    assembler = Assembler()
+    for name, ptx in compile_kernels(architecture).items():
+        taken = assembler.resources(ptx, architecture)
+        products = len(re.findall(r"\bmma\.sync", ptx))
+        shared = f"{taken.shared:6} bytes shared"
+        print(f"{architecture} {name:26} {taken.registers:4} registers {shared} {products:4} mma.sync", flush=True)
+        most = MOST_SPILLS.get((architecture, name), 0)
+        if taken.spills > most or (taken.stack and not most):
+            yield f"{architecture} {name}: {taken.stack} bytes of local memory, {taken.spills} bytes of spills"
+        if bool(products) != (name.startswith("attention") and "merge" not in name):
+            yield f"{architecture} {name}: {products} mma.sync"
+
+
+def check_graphs(architecture: str, shape: str, folder: Path) -> Iterator[str]:
+    """Compiles and exports a model's graph and the sampler's, prints what is in them, and gives what is wrong."""
+    target, config = parse_target(f"cuda:{architecture}"), config_of(shape)
+    layout = KVCacheLayout.of(config, 16, DType.bfloat16)
+    model = ModelGraph(config, layout, DType.bfloat16, device=target.ref)
+    for request, wanted in ((model, KERNELS), (SampleGraph(target.ref), ("sampling",))):
+        what, started = f"{architecture} {shape} {type(request).__name__}", time.perf_counter()
+        file = folder / f"{architecture}-{shape}-{type(request).__name__}.mef"
+        compile_apart(request, kernel_package(), file, target, assembly=True)
+        data = file.read_bytes()
+        names = re.findall(rb"\.visible \.entry (\w+)", data)
+        counts = {word: len(re.findall(word.encode(), data)) for word in (r"mma\.sync", r"wgmma\.mma_async")}
+        took = time.perf_counter() - started
+        print(f"{what}: {took:.0f} s, {len(data) / 2**20:.1f} MiB, {len(names)} kernels, {counts}", flush=True)
+        for part in wanted:
+            if not any(part.encode() in name for name in names):
+                yield f"{what}: no kernel named {part}"
+        if request is model and not any(counts.values()):
+            yield f"{what}: no matrix product on tensor cores"
+
+
+def main() -> int:
+    """Prints what was compiled, and last what is wrong; 1 if anything is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
+    parser.add_argument("--shape", nargs="*", choices=["tiny", *SHAPES], default=[], help="whole models to compile")
+    options = parser.parse_args()
+    wrong = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for architecture in options.architecture:
+            wrong += check_kernels(architecture)
+            for shape in options.shape:
+                wrong += check_graphs(architecture, shape, Path(scratch))
+    print(*(wrong or ["all is as it should be"]), sep="\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The PTX of every GPU kernel, compiled for one architecture and kept until a source changes."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from python_layer.model.kernels import KERNEL_SOURCES, default_cache_dir, source_hash
+
+DUMP = Path(__file__).with_name("dump.mojo")
+
+
+def compile_kernels(architecture: str) -> dict[str, str]:
+    """PTX by kernel, as ``dump.mojo`` names them.
+
+    Args:
+        architecture: Such as sm_90a.
+
+    Raises:
+        RuntimeError: The kernels do not compile; with the compiler's messages.
+    """
+    folder = default_cache_dir() / "ptx" / f"{source_hash()[:16]}-{source_hash(DUMP.parent)[:16]}-{architecture}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            made = Path(scratch) / "ptx"
+            made.mkdir()
+            mojo = Path(sys.executable).with_name("mojo")
+            compiler = str(mojo) if mojo.exists() else shutil.which("mojo") or "mojo"
+            command = [
+                compiler,
+                "run",
+                "-D",
+                f"ARCH={architecture}",
+                "-I",
+                str(KERNEL_SOURCES.parent),
+                str(DUMP),
+                str(made),
+            ]
+            environment = os.environ | {"MODULAR_CRASH_REPORTING_ENABLED": "false"}
+            result = subprocess.run(command, capture_output=True, text=True, env=environment)
+            if result.returncode != 0:
+                raise RuntimeError(f"the GPU kernels do not compile for {architecture}:\n{result.stderr}")
+            made.rename(folder)
+    return {file.stem: file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.ptx"))}

@@ -1,0 +1,339 @@
+"""Interprets PTX, all threads of a block at a time, so that GPU kernels can be tested where there is no GPU.
+
+What is modelled: registers, branches (threads that part meet again where their ways do), global and shared memory with
+every access checked, barriers, shuffles, asynchronous copies that land as late as they may, ldmatrix and mma.sync as
+the PTX ISA gives their fragments. What is not: time, caches, rounding inside tensor cores (sums are exact here and then
+rounded), the last bits of approximate functions, memory that two blocks share while they run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.ptx.arithmetic import ARITHMETIC, COMPARE, TYPES, UNORDERED, product
+from tests.ptx.memory import GlobalMemory, Values, bfloat16, from_bfloat16
+from tests.ptx.program import Instruction, Program, vector
+from tests.ptx.warps import LANES, WarpInstructions
+
+
+@dataclass
+class Copies:
+    """Asynchronous copies into shared memory that have not landed."""
+
+    open: list[tuple[NDArray[np.int64], NDArray[np.uint8]]]
+    groups: list[list[tuple[NDArray[np.int64], NDArray[np.uint8]]]]
+
+
+class Machine(WarpInstructions):
+    """One block of threads.
+
+    Args:
+        program: The kernel.
+        memory: Where its pointers point.
+        arguments: Values of its parameters.
+        block: Number of the block, (x, y, z).
+        threads: Threads of a block.
+        grid: Blocks, (x, y, z).
+        dynamic_shared: Bytes of dynamic shared memory.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        memory: GlobalMemory,
+        arguments: Sequence[int | float],
+        block: tuple[int, int, int],
+        threads: int,
+        grid: tuple[int, int, int],
+        dynamic_shared: int,
+    ) -> None:
+        self.program, self.memory, self.threads = program, memory, threads
+        self.shared = np.full(
+            program.shared_bytes + dynamic_shared, 0xFF, np.uint8
+        )  # NaN, if read before it is written
+        self.parameters = dict(zip((name for _, name in program.parameters), arguments, strict=True))
+        tid = np.arange(threads, dtype=np.uint32)
+        zero = np.zeros(threads, np.uint32)
+        self.registers: dict[str, Values] = {
+            "%tid.x": tid, "%tid.y": zero, "%tid.z": zero, "%laneid": tid % LANES, "%WARP_SZ": zero + LANES,
+            "%ntid.x": zero + threads, "%ntid.y": zero + 1, "%ntid.z": zero + 1,
+        }  # fmt: skip
+        for axis, place, count in zip("xyz", block, grid, strict=True):
+            self.registers[f"%ctaid.{axis}"] = zero + place
+            self.registers[f"%nctaid.{axis}"] = zero + count
+        self.copies = Copies([], [])
+
+    def run(self) -> None:
+        """Runs the block to its end."""
+        place = np.zeros(self.threads, np.int64)
+        done = np.zeros(self.threads, bool)
+        waiting = np.zeros(self.threads, bool)
+        order = np.array([*self.program.order, len(self.program.order)])
+        while not done.all():
+            if (waiting | done).all():
+                waiting[:] = False
+            ready = ~(waiting | done)
+            index = place[ready][order[place[ready]].argmin()]
+            active = ready & (place == index)
+            place[active] = index + 1
+            for instruction in self.program.blocks[index].instructions:
+                taken = active
+                if instruction.guard is not None:
+                    predicate = self.registers[instruction.guard]
+                    taken = active & (~predicate if instruction.negated else predicate)
+                match instruction.name[0]:
+                    case "bra":
+                        place[taken] = self.program.labels[instruction.operands[0]]
+                    case "ret" | "exit":
+                        done |= taken
+                    case "bar" | "barrier":
+                        waiting |= taken
+                    case _:
+                        self.step(instruction, taken)
+
+    def step(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        """Runs one instruction on the active threads."""
+        if not active.any():
+            return
+        action = getattr(self, f"do_{instruction.name[0]}", None)
+        if action is not None:
+            action(instruction, active)
+            return
+        name = instruction.name
+        kind = name[-1]
+        operation = ARITHMETIC.get(name[0])
+        if operation is None:
+            raise NotImplementedError(".".join(name))
+        kinds = [kind, "u32"] if name[0] in ("shl", "shr") else [kind] * 3
+        values = [self.read(operand, of) for operand, of in zip(instruction.operands[1:], kinds, strict=False)]
+        with np.errstate(all="ignore"):
+            self.write(instruction.operands[0], operation(*values).astype(TYPES[kind]), active)
+
+    def read(self, operand: str, kind: str) -> Values:
+        """An operand's value in every thread."""
+        wanted = np.dtype(TYPES[kind])
+        if operand.startswith("%"):
+            value = self.registers[operand]
+            if value.dtype == wanted:
+                return value
+            if value.dtype.itemsize > wanted.itemsize:
+                return value.astype(f"u{wanted.itemsize}").view(wanted)
+            return value.view(wanted)
+        if operand[:2] in ("0f", "0d"):
+            bits = np.array(int(operand[2:], 16), np.uint32 if operand[1] == "f" else np.uint64)
+            return np.broadcast_to(bits.view(wanted), self.threads)
+        if operand in self.program.shared:
+            return np.full(self.threads, self.program.shared[operand], wanted)
+        number = {"true": 1, "false": 0}.get(operand)
+        number = int(operand.rstrip("U"), 0) if number is None else number
+        bits = np.array(number & (1 << 8 * wanted.itemsize) - 1, f"u{wanted.itemsize}")
+        return np.full(self.threads, bits.astype(bool) if kind == "pred" else bits.view(wanted), wanted)
+
+    def write(self, operand: str, values: Values, active: NDArray[np.bool_]) -> None:
+        """Writes a register of the active threads; a wider one is extended by the sign of the value's type."""
+        if operand == "_":
+            return
+        wide = {"%rd": "i8", "%rs": "i2", "%r": "i4", "%p": "?"}[operand.rstrip("0123456789")]
+        if wide != "?" and values.dtype.itemsize < np.dtype(wide).itemsize and values.dtype.kind in "iu":
+            values = values.astype(wide)
+        bits = values if wide == "?" else values.view(f"u{wide[1:]}")
+        if active.all():
+            self.registers[operand] = bits
+            return
+        old = self.registers.get(operand)
+        self.registers[operand] = np.where(active, bits, np.zeros_like(bits) if old is None else old)
+
+    def address(self, operand: str) -> tuple[str | None, NDArray[np.int64]]:
+        """What is in brackets: the name of a parameter, or addresses."""
+        base, _, offset = operand.strip("[]").replace(" ", "").partition("+")
+        if base in self.parameters:
+            return base, np.full(self.threads, int(offset or 0))
+        wide = base.startswith("%rd")
+        address = self.read(base, "b64" if wide else "b32").astype(np.int64) + int(offset or 0)
+        return None, address if wide else address & 0xFFFF_FFFF
+
+    def window(
+        self, space: str, addresses: NDArray[np.int64], size: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Memory and the offsets in it of each address."""
+        if space == "global":
+            return self.memory.find(addresses, size)
+        if (addresses < 0).any() or (addresses + size > len(self.shared)).any() or (addresses % size).any():
+            raise MemoryError(f"an access of {size} bytes to shared memory at {addresses.max()} of {len(self.shared)}")
+        return self.shared, addresses
+
+    def do_ld(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        kind, targets = instruction.name[-1], vector(instruction.operands[0])
+        name, addresses = self.address(instruction.operands[1])
+        if name is not None:
+            value = np.array(self.parameters[name])
+            wanted = np.dtype(TYPES[kind])
+            stored = value.astype(np.float32).view(np.uint32) if value.dtype.kind == "f" else value.astype(np.int64)
+            self.write(targets[0], np.full(self.threads, stored.astype(f"i{wanted.itemsize}").view(wanted)), active)
+            return
+        element = np.dtype(TYPES[kind])
+        memory, offsets = self.window(_space(instruction), addresses[active], element.itemsize * len(targets))
+        for i, target in enumerate(targets):
+            values = np.zeros(self.threads, element)
+            at = offsets[:, None] + i * element.itemsize + np.arange(element.itemsize)
+            values[active] = memory[at].view(element)[:, 0]
+            self.write(target, values, active)
+
+    def do_st(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        kind, sources = instruction.name[-1], vector(instruction.operands[1])
+        element = np.dtype(TYPES[kind])
+        _, addresses = self.address(instruction.operands[0])
+        memory, offsets = self.window(_space(instruction), addresses[active], element.itemsize * len(sources))
+        for i, source in enumerate(sources):
+            values = np.ascontiguousarray(self.read(source, kind)[active])
+            memory[offsets[:, None] + i * element.itemsize + np.arange(element.itemsize)] = values.view(
+                np.uint8
+            ).reshape(-1, element.itemsize)
+
+    def do_atom(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        kind, operation = instruction.name[-1], instruction.name[-2]
+        if operation not in ("add", "max", "min"):
+            raise NotImplementedError(".".join(instruction.name))
+        returns = instruction.name[0] == "atom"
+        where, value = instruction.operands[-2:]
+        element = np.dtype(TYPES[kind])
+        _, addresses = self.address(where)
+        memory, offsets = self.window(_space(instruction), addresses[active], element.itemsize)
+        values = self.read(value, kind)
+        view = memory.view(element)
+        ufunc = {"add": np.add, "max": np.maximum, "min": np.minimum}[operation]
+        old = np.zeros(self.threads, element)
+        for thread, offset in zip(np.flatnonzero(active), offsets, strict=True):
+            old[thread] = view[offset // element.itemsize]
+            view[offset // element.itemsize] = ufunc(old[thread], values[thread])
+        if returns:
+            self.write(instruction.operands[0], old, active)
+
+    do_red = do_atom
+
+    def do_cp(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        """cp.async and its groups; until a copy has landed its target is poisoned."""
+        match instruction.name[2]:
+            case "commit_group":
+                self.copies.groups.append(self.copies.open)
+                self.copies.open = []
+            case "wait_group" | "wait_all":
+                keep = int(instruction.operands[0]) if instruction.operands else 0
+                while len(self.copies.groups) > keep:
+                    for at, data in self.copies.groups.pop(0):
+                        self.shared[at] = data
+            case _:
+                size = int(instruction.operands[2])
+                _, targets = self.address(instruction.operands[0])
+                _, sources = self.address(instruction.operands[1])
+                _, targets = self.window("shared", targets[active], size)
+                given = self.read(instruction.operands[3], "b32")[active] if len(instruction.operands) > 3 else None
+                data = np.zeros((len(targets), size), np.uint8)
+                real = np.ones(len(targets), bool) if given is None else given > 0
+                if real.any():
+                    memory, offsets = self.memory.find(sources[active][real], size)
+                    data[real] = memory[offsets[:, None] + np.arange(size)]
+                at = targets[:, None] + np.arange(size)
+                self.shared[at] = 0xFF
+                self.copies.open.append((at, data))
+
+    def do_mov(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        kind, (target, source) = instruction.name[-1], instruction.operands
+        size = np.dtype(TYPES[kind]).itemsize
+        if target.startswith("{"):
+            parts = vector(target)
+            whole = self.read(source, kind)
+            step = 8 * size // len(parts)
+            for i, part in enumerate(parts):
+                piece = (whole >> whole.dtype.type(i * step)).astype(f"u{step // 8}")
+                self.write(part, piece, active)
+        elif source.startswith("{"):
+            parts = vector(source)
+            step = 8 * size // len(parts)
+            whole = np.zeros(self.threads, f"u{size}")
+            for i, part in enumerate(parts):
+                whole |= self.read(part, f"b{step}").astype(whole.dtype) << whole.dtype.type(i * step)
+            self.write(target, whole, active)
+        else:
+            self.write(target, self.read(source, kind), active)
+
+    def do_cvta(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        self.do_mov(instruction, active)  # global addresses are generic ones here
+
+    def do_setp(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        comparison, kind = instruction.name[1], instruction.name[-1]
+        a, b = (self.read(operand, kind) for operand in instruction.operands[1:3])
+        if comparison in ("num", "nan"):
+            unordered = np.isnan(a) | np.isnan(b)
+            result = ~unordered if comparison == "num" else unordered
+        elif comparison in UNORDERED:
+            result = ~UNORDERED[comparison](a, b)
+        else:
+            result = COMPARE[comparison](a, b)
+            if comparison == "ne" and kind[0] == "f":
+                result &= ~(np.isnan(a) | np.isnan(b))
+        self.write(instruction.operands[0], result, active)
+
+    def do_selp(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        target, a, b, predicate = instruction.operands
+        kind = instruction.name[-1]
+        self.write(target, np.where(self.registers[predicate], self.read(a, kind), self.read(b, kind)), active)
+
+    def do_cvt(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        *_, to, given = instruction.name
+        target, *sources = instruction.operands
+        with np.errstate(all="ignore"):
+            if to == "bf16x2":
+                high, low = (bfloat16(self.read(source, given)).astype(np.uint32) for source in sources)
+                self.write(target, high << np.uint32(16) | low, active)
+                return
+            if to == "bf16":
+                self.write(target, bfloat16(self.read(sources[0], given)), active)
+                return
+            source = self.read(sources[0], "b16" if given == "bf16" else given)
+            value = from_bfloat16(source) if given == "bf16" else source
+            if np.dtype(TYPES[to]).kind in "iu" and value.dtype.kind == "f":
+                rounding = next((name for name in instruction.name if name in ("rzi", "rni", "rmi", "rpi")), "rzi")
+                value = {"rzi": np.trunc, "rni": np.rint, "rmi": np.floor, "rpi": np.ceil}[rounding](value)
+            elif "rni" in instruction.name:
+                value = np.rint(value)
+            self.write(target, value.astype(TYPES[to]), active)
+
+    def do_mul(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        kind = instruction.name[-1]
+        a, b = (self.read(operand, kind) for operand in instruction.operands[1:])
+        with np.errstate(all="ignore"):
+            self.write(instruction.operands[0], product(instruction.name, a, b), active)
+
+    def do_mad(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        kind = instruction.name[-1]
+        a, b = (self.read(operand, kind) for operand in instruction.operands[1:3])
+        with np.errstate(all="ignore"):
+            result = product(instruction.name, a, b)
+            c = self.read(instruction.operands[3], f"{kind[0]}{8 * result.dtype.itemsize}")
+            self.write(instruction.operands[0], result + c, active)
+
+
+def _space(instruction: Instruction) -> str:
+    return "shared" if "shared" in instruction.name else "global"
+
+
+def launch(
+    program: Program,
+    grid: tuple[int, int, int],
+    threads: int,
+    arguments: Sequence[int | float | Values],
+    dynamic_shared: int = 0,
+) -> None:
+    """Runs a kernel over a grid; arrays among the arguments are memory that it reads and writes."""
+    arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+    memory = GlobalMemory(arrays)
+    places = iter(memory.addresses)
+    values = [next(places) if isinstance(a, np.ndarray) else a for a in arguments]
+    for z in range(grid[2]):
+        for y in range(grid[1]):
+            for x in range(grid[0]):
+                Machine(program, memory, values, (x, y, z), threads, grid, dynamic_shared).run()
+    memory.give_back()

@@ -1,0 +1,95 @@
+"""PTX instructions that the lanes of a warp run together: shuffles, votes, and the tensor cores' fragments."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.ptx.memory import Values, from_bfloat16
+from tests.ptx.program import Instruction, vector
+
+LANES = 32
+
+
+class WarpInstructions:
+    """What a machine does with a warp's lanes; :class:`~tests.ptx.machine.Machine` has its registers and memory."""
+
+    threads: int
+    registers: dict[str, Values]
+    shared: NDArray[np.uint8]
+
+    def do_shfl(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        self._whole_warps(active)
+        source, offset = (self.read(operand, "b32") for operand in instruction.operands[1:3])
+        lanes = np.arange(self.threads)
+        by = offset.astype(np.int64)
+        lane = lanes % LANES
+        match instruction.name[2]:
+            case "bfly":
+                wanted = lane ^ by
+            case "down":
+                wanted = np.where(lane + by < LANES, lane + by, lane)
+            case "up":
+                wanted = np.where(lane - by >= 0, lane - by, lane)
+            case _:
+                wanted = by % LANES
+        self.write(instruction.operands[0].split("|")[0], source[lanes - lane + wanted], active)
+
+    def do_vote(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        self._whole_warps(active)
+        votes = self.registers[instruction.operands[1]].reshape(-1, LANES)
+        match instruction.name[2]:
+            case "any":
+                result = votes.any(1)
+            case "all":
+                result = votes.all(1)
+            case _:
+                result = (votes * (1 << np.arange(LANES, dtype=np.uint64))).sum(1).astype(np.uint32)
+        self.write(instruction.operands[0], np.repeat(result, LANES), active)
+
+    def do_ldmatrix(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        self._whole_warps(active)
+        targets = vector(instruction.operands[0])
+        _, addresses = self.address(instruction.operands[1])
+        rows, lane = addresses.reshape(-1, LANES), np.arange(LANES)
+        live = active.reshape(-1, LANES)[:, 0]
+        for i, target in enumerate(targets):
+            result = np.zeros((len(rows), LANES), np.uint32)
+            _, starts = self.window("shared", rows[live, 8 * i : 8 * i + 8], 16)
+            matrix = self.shared[starts[:, :, None] + np.arange(16)].view(np.uint16)
+            if "trans" in instruction.name:
+                matrix = matrix.transpose(0, 2, 1)
+            pairs = matrix[:, lane // 4][:, lane, :] if False else matrix[:, lane // 4, :]
+            low = pairs[:, lane, lane % 4 * 2].astype(np.uint32)
+            high = pairs[:, lane, lane % 4 * 2 + 1].astype(np.uint32)
+            result[live] = high << np.uint32(16) | low
+            self.write(target, result.reshape(-1), active)
+
+    def do_mma(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        if instruction.name[3:] != ("m16n8k16", "row", "col", "f32", "bf16", "bf16", "f32"):
+            raise NotImplementedError(".".join(instruction.name))
+        self._whole_warps(active)
+        d, a, b, c = (vector(operand) for operand in instruction.operands)
+        lane = np.arange(LANES)
+        g, t = lane // 4, lane % 4
+        warps = self.threads // LANES
+        left, right = np.zeros((warps, 16, 16)), np.zeros((warps, 16, 8))
+        sums = np.zeros((warps, 16, 8))
+        for i, register in enumerate(a):
+            pairs = self.read(register, "b32").reshape(warps, LANES)
+            for half in range(2):
+                value = from_bfloat16((pairs >> np.uint32(16 * half)).astype(np.uint16))
+                left[:, g + 8 * (i % 2), 2 * t + half + 8 * (i // 2)] = value
+        for i, register in enumerate(b):
+            pairs = self.read(register, "b32").reshape(warps, LANES)
+            for half in range(2):
+                right[:, 2 * t + half + 8 * i, g] = from_bfloat16((pairs >> np.uint32(16 * half)).astype(np.uint16))
+        for i, register in enumerate(c):
+            sums[:, g + 8 * (i // 2), 2 * t + i % 2] = self.read(register, "f32").reshape(warps, LANES)
+        with np.errstate(all="ignore"):
+            result = (left @ right + sums).astype(np.float32)
+        for i, register in enumerate(d):
+            self.write(register, result[:, g + 8 * (i // 2), 2 * t + i % 2].reshape(-1), active)
+
+    def _whole_warps(self, active: NDArray[np.bool_]) -> None:
+        of_warp = active.reshape(-1, LANES)
+        if (of_warp.any(1) != of_warp.all(1)).any():
+            raise RuntimeError("lanes of one warp do not run this instruction together")

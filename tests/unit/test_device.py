@@ -1,0 +1,171 @@
+"""Devices, captured batches and compiled folders: what of them needs no GPU."""
+
+import json
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from max.driver import CPU, Buffer, accelerator_count
+from max.dtype import DType
+
+from python_layer.model import device as devices
+from python_layer.model.batch import RaggedBatch, RequestRows
+from python_layer.model.captured import CapturedDecodes, filled_up, is_decode, power_of_two_from
+from python_layer.model.compiled_folder import MANIFEST, CompiledFolder
+from python_layer.model.config import Qwen3Config
+from python_layer.model.device import CPU_DEVICE, ComputeDevice, parse_target, resolve_device
+from python_layer.model.kernels import source_hash
+from python_layer.model.kv_cache import KVCacheLayout
+from python_layer.model.loading import DEFAULT_MODEL
+from python_layer.model.pages import DevicePages, page_view
+from python_layer.model.qwen3_model import Qwen3Model, model_graph
+from python_layer.model.sampler import SampleGraph
+from python_layer.model.weights import weight_specs
+from python_layer.utils.errors import CompileError, ConfigError, DeviceError
+
+CONFIG = Qwen3Config.from_pretrained(DEFAULT_MODEL)
+
+
+@pytest.mark.skipif(accelerator_count() > 0, reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    assert resolve_device("cpu") == resolve_device("auto") == CPU_DEVICE
+    for text in ("gpu", "gpu:3"):
+        with pytest.raises(ConfigError, match=f"device is {text}, but MAX finds no GPU .* --device cpu"):
+            resolve_device(text)
+
+
+def test_gpus_are_counted_and_must_be_nvidias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "accelerator_count", lambda: 2)
+    monkeypatch.setattr(devices, "accelerator_api", lambda: "cuda")
+    with pytest.raises(ConfigError, match="there are 2 GPUs here, gpu:0 to gpu:1"):
+        resolve_device("gpu:2")
+    monkeypatch.setattr(devices, "accelerator_api", lambda: "hip")
+    assert resolve_device("auto") == CPU_DEVICE
+    with pytest.raises(ConfigError, match="the GPUs found here are of hip"):
+        resolve_device("gpu")
+
+
+@pytest.mark.parametrize("text", ["", "GPU", "gpu:", "gpu:-1", "cuda", "cpu:0"])
+def test_other_names_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="supported are cpu, gpu, gpu:N and auto"):
+        resolve_device(text)
+
+
+def test_targets() -> None:
+    assert parse_target("cuda:sm_90a") == ComputeDevice(0, "sm_90a", virtual=True)
+    for text in ("sm_90a", "cuda:sm_75", "hip:gfx942"):
+        with pytest.raises(ConfigError, match="supported are cuda:sm_80, cuda:sm_89, cuda:sm_90a"):
+            parse_target(text)
+
+
+def test_a_gpus_types_and_pages_are_checked() -> None:
+    gpu = parse_target("cuda:sm_80")
+    graph = model_graph(CONFIG, gpu, "auto", "bfloat16", "auto", 16)
+    assert graph.dtype == graph.layout.dtype == DType.bfloat16
+    with pytest.raises(ConfigError, match="kv_dtype is 'float32'; on a GPU it is bfloat16"):
+        model_graph(CONFIG, gpu, "auto", "float32", "auto", 16)
+    with pytest.raises(ConfigError, match="page_size is 24; on a GPU it must be a power of two"):
+        model_graph(CONFIG, gpu, "auto", "auto", "auto", 24)
+    assert not any(spec.packed for spec in weight_specs(CONFIG, packed=False))
+
+
+def test_errors_of_a_gpu_say_what_was_not_possible() -> None:
+    gpu = parse_target("cuda:sm_80")
+    lack = gpu.failure(RuntimeError("CUDA_ERROR_OUT_OF_MEMORY (out of memory)"), "hold a KV cache of 3 GiB")
+    assert isinstance(lack, ConfigError) and "gpu:0 lacks the memory to hold a KV cache of 3 GiB" in str(lack)
+    assert isinstance(gpu.failure(RuntimeError("illegal address"), "run a step"), DeviceError)
+
+
+def test_batches_are_filled_up_with_tokens_of_a_spare_page() -> None:
+    requests = [RequestRows([7], start=20, pages=[4, 2]), RequestRows([9], 0, [1]), RequestRows([3], 40, [0, 5, 6])]
+    batch = RaggedBatch.of(requests)
+    assert is_decode(batch)
+    sizes = power_of_two_from(3), power_of_two_from(3)
+    assert sizes == (4, 4)
+    full = RaggedBatch(*filled_up(batch, *sizes, spare_page=8))
+    full.check(vocab_size=10, num_pages=9, page_size=16)
+    assert is_decode(full)
+    for given, more in ((batch.token_ids, full.token_ids), (batch.positions, full.positions)):
+        np.testing.assert_array_equal(more[:3], given)
+    for request, own in enumerate(([4, 2], [1], [0, 5, 6])):
+        assert full.page_table[request, : len(own)].tolist() == own
+    assert full.page_table[3].tolist() == [8] * 4
+    assert [power_of_two_from(n) for n in (1, 2, 4, 5)] == [1, 2, 4, 8]
+
+
+def test_prefills_chunks_and_other_logits_are_no_decodes() -> None:
+    for rows in ([RequestRows([1, 2], 0, [0])], [RequestRows([1], 0, [0], logits=())]):
+        assert not is_decode(RaggedBatch.of(rows))
+    two = RaggedBatch.of([RequestRows([1], 0, [0]), RequestRows([2], 0, [1])])
+    assert not is_decode(replace(two, logit_rows=two.logit_rows[::-1].copy()))
+
+
+class Replayed:
+    """A compiled model on the CPU with a GPU's capture and replay: inputs and outputs stay in their places."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._outputs: dict[int, list[Buffer]] = {}
+
+    def capture(self, key: int, *inputs: Buffer) -> list[Buffer]:
+        assert key not in self._outputs
+        self._outputs[key] = self._model.execute(*inputs)
+        for output in self._outputs[key]:
+            output.to_numpy()[:] = 0  # a capture computes nothing
+        return self._outputs[key]
+
+    def replay(self, key: int, *inputs: Buffer) -> None:
+        for target, source in zip(self._outputs[key], self._model.execute(*inputs), strict=True):
+            target.to_numpy()[:] = source.to_numpy()
+
+
+def test_captured_decodes_give_the_logits_of_the_model() -> None:
+    model = Qwen3Model.from_pretrained(DEFAULT_MODEL)
+    cache = model.allocate_cache(9)
+    prompts, pages = [[5, 9, 3], [7] * 20, [1], [2, 4]], [[0], [1, 2], [3], [4]]
+    model.forward(RaggedBatch.of([RequestRows(p, 0, own) for p, own in zip(prompts, pages, strict=True)]), cache)
+    captured = CapturedDecodes(Replayed(model._model), cache, spare_page=8, device=CPU())
+    for count in (4, 3, 1, 3):  # 4 and 3 are one capture
+        rows = [RequestRows([11], len(p), own) for p, own in zip(prompts[:count], pages, strict=False)]
+        batch = RaggedBatch.of(rows)
+        np.testing.assert_array_equal(captured.step(batch).to_numpy(), model.forward(batch, cache))
+
+
+def test_pages_are_copied_and_swapped_by_the_driver() -> None:
+    layout = KVCacheLayout.of(CONFIG, 16, DType.float32)
+    pages = DevicePages(layout, 4, 2, CPU_DEVICE)
+    # Copies run on the driver's own queue: what they read must stay, and the reader must wait.
+    contents = [Buffer.from_numpy(np.full((1, *layout.page_shape), page, np.float32)) for page in range(4)]
+    for page, content in enumerate(contents):
+        page_view(pages.cache, page).inplace_copy_from(content)
+    CPU().synchronize()
+    pages.copy(1, 3)
+    CPU().synchronize()
+    pages.swap_out(2, 1)
+    CPU().synchronize()
+    pages.copy(0, 2)
+    CPU().synchronize()
+    pages.swap_in(1, 0)
+    CPU().synchronize()
+    values = pages.cache.to_numpy().reshape(4, -1)
+    assert [set(page) for page in values.tolist()] == [{2.0}, {1.0}, {0.0}, {1.0}]
+
+
+def test_a_compiled_folder_must_fit(tmp_path: Path) -> None:
+    gpu = parse_target("cuda:sm_80")
+    with pytest.raises(CompileError, match="holds no compiled model"):
+        CompiledFolder(tmp_path, gpu)
+    (tmp_path / MANIFEST).write_text(json.dumps({"architecture": "sm_90a"}), encoding="utf-8")
+    with pytest.raises(CompileError, match="it was made with architecture sm_90a, but here architecture is sm_80"):
+        CompiledFolder(tmp_path, gpu)
+    facts = {"architecture": "sm_80", "MAX version": version("max"), "kernel sources": source_hash()[:16]}
+    old = {"ModelGraph": {"configuration": "another", "graph code": "0"}}
+    (tmp_path / MANIFEST).write_text(json.dumps(facts | {"graphs": old}), encoding="utf-8")
+    folder = CompiledFolder(tmp_path, gpu)
+    with pytest.raises(CompileError, match="its graph ModelGraph was made with configuration another, but here"):
+        folder.get(model_graph(CONFIG, gpu, "auto", "auto", "auto", 16))
+    with pytest.raises(CompileError, match="has no graph SampleGraph"):
+        folder.get(SampleGraph(gpu.ref))
