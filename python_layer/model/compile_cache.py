@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +31,9 @@ from python_layer.utils.errors import CompileError
 
 PORTABLE_CPU = "x86-64-v3"
 """The host code of graphs for another machine."""
+
+GRAPH_PARTS = ("linear.py", "rope.py", "weights.py")
+"""Beside the file that builds a graph, those whose code shapes it."""
 
 
 class GraphRequest(Protocol):
@@ -52,8 +56,11 @@ class CompiledGraphs(Protocol):
 
 def cache_key(request: GraphRequest, device: ComputeDevice = CPU_DEVICE) -> str:
     """A digest of everything that a compiled graph depends on."""
-    builder = Path(inspect.getfile(type(request))).read_text(encoding="utf-8")
-    parts = [source_hash(), builder, cpu_fingerprint(), repr(request)]
+    file = Path(inspect.getfile(type(request)))
+    builders = [
+        path.read_text(encoding="utf-8") for path in (file, *(Path(__file__).with_name(name) for name in GRAPH_PARTS))
+    ]
+    parts = [source_hash(), *builders, cpu_fingerprint(), repr(request)]
     if device != CPU_DEVICE:
         parts.append(repr(device))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
@@ -70,6 +77,7 @@ class CompileCache:
     def __init__(self, folder: Path, device: ComputeDevice = CPU_DEVICE) -> None:
         self._folder = folder
         self._device = device
+        self._kernels = threading.Lock()
 
     def get(self, request: GraphRequest) -> tuple[CompiledModel, bool]:
         """The compiled graph and whether it was in the cache; compiled and kept there if not.
@@ -83,7 +91,8 @@ class CompileCache:
                 return read(file), True
             except (RuntimeError, ValueError, OSError):
                 file.unlink(missing_ok=True)  # damaged: costs a compilation
-        kernels = kernel_package(self._folder)
+        with self._kernels:  # two graphs may be compiled at once, and both need them
+            kernels = kernel_package(self._folder)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             # Two processes may compile the same graph: each writes its own file, the last rename wins.

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,8 +123,10 @@ class Qwen3Model:
             if compiled is None
             else CompiledFolder(compiled, self.device)
         )
-        executable, cached = cache.get(graph)
-        self.sampler = Sampler(cache, self.device)
+        with ThreadPoolExecutor(1) as pool:  # compiling a graph keeps one core busy
+            sampler = pool.submit(Sampler, cache, self.device)
+            executable, cached = cache.get(graph)
+        self.sampler = sampler.result()
         compiled_at = time.perf_counter()
         self._weights = weight_loader.load(specs, self.dtype, unused=unused)
         loaded_at = time.perf_counter()
