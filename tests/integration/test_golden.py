@@ -11,7 +11,6 @@ import pytest
 
 from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.qwen3_model import Qwen3Model
-from python_layer.utils.cpu import multiplies_bfloat16, supported_isas
 from python_layer.utils.errors import ConfigError
 from tests.golden.cases import GOLDEN, golden_folders, golden_prompts
 
@@ -26,7 +25,8 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module", params=TOLERANCE)
 def model(request: pytest.FixtureRequest, folder: Path) -> Qwen3Model:
-    return Qwen3Model.from_pretrained(folder, dtype=request.param)
+    """In bfloat16 with activations rounded as well as weights, where the CPU can."""
+    return Qwen3Model.from_pretrained(folder, dtype=request.param, compute_dtype="auto")
 
 
 @pytest.fixture(scope="module")
@@ -54,33 +54,21 @@ def stepwise_logits(model: Qwen3Model, prompt: list[int], forced: list[int], chu
     return np.stack(rows)
 
 
-@pytest.mark.skipif(not multiplies_bfloat16(supported_isas()[0]), reason="the CPU lacks AVX512-BF16")
-@pytest.mark.parametrize("case", golden_folders(GOLDEN), ids=lambda folder: folder.name)
-def test_logits_with_bfloat16_products(case: Path) -> None:
-    """Rounding activations as well as weights; and the same bits in chunks and whole."""
-    model = Qwen3Model.from_pretrained(case, dtype="bfloat16", compute_dtype="auto")
-    for golden in golden_prompts(case):
-        logits = stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=512)
-        assert all(relative_error(*pair) < TOLERANCE["bfloat16"] for pair in zip(logits, golden.logits, strict=True))
-        np.testing.assert_array_equal(stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=7), logits)
-
-
-@pytest.mark.parametrize(("quantization", "most"), [("int8", 0.05), ("int4", 0.5)])
-def test_logits_of_quantized_matrices(quantization: str, most: float) -> None:
+def test_logits_of_int8_matrices() -> None:
     """Against float32, over all steps; and the same bits in chunks and whole.
 
     This model has large random weights and multiplies an error of one matrix several times. The other cases' columns
     make no groups.
     """
-    model = Qwen3Model.from_pretrained(GOLDEN / "tied", dtype="bfloat16", quantization=quantization)
-    assert model.matrix_format == quantization
+    model = Qwen3Model.from_pretrained(GOLDEN / "tied", dtype="bfloat16", quantization="int8")
+    assert model.matrix_format == "int8"
     actual, expected = [], []
     for golden in golden_prompts(GOLDEN / "tied"):
         logits = stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=512)
         np.testing.assert_array_equal(stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=7), logits)
         actual.append(logits)
         expected.append(golden.logits)
-    assert relative_error(np.concatenate(actual), np.concatenate(expected)) < most
+    assert relative_error(np.concatenate(actual), np.concatenate(expected)) < 0.05
 
 
 def test_logits_with_an_int8_cache() -> None:

@@ -113,7 +113,7 @@ def swiglu(rows: int) -> Case:
 def attention(requests: int, tokens: int, context: int, layers: int = 1) -> Case:
     """Each request computes its last ``tokens`` of ``context`` positions, in so many layers one after the other."""
     rows, pages = requests * tokens, -(-context // PAGE)
-    dtype = BF16 if multiplies_bfloat16() else FLOAT
+    dtype = BF16 if multiplies_bfloat16(supported_isas()[0]) else FLOAT
     q_type = tensor(FLOAT, rows, Q_HEADS * HEAD_DIM)
     layout = KVCacheLayout((layers, 2, KV_HEADS, PAGE, HEAD_DIM), BF16)
 

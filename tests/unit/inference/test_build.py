@@ -16,7 +16,7 @@ from python_layer.utils.settings import load_settings
 
 CONFIG = Qwen3Config.from_pretrained(DEFAULT_MODEL)
 MODEL = SimpleNamespace(
-    config=CONFIG, layout=KVCacheLayout.of(CONFIG, 16, DType.bfloat16), weight_bytes=2**30, dtype="bfloat16",
+    config=CONFIG, layout=KVCacheLayout.of(CONFIG, 16, DType.bfloat16), weight_bytes=2**30, matrix_format="bfloat16",
     kv_dtype="bfloat16", device=CPU_DEVICE,
 )  # fmt: skip
 
@@ -52,7 +52,7 @@ def test_what_is_set_wins_and_what_does_not_fit_is_refused(monkeypatch: pytest.M
 def test_the_summary_names_every_part_and_its_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, 2**30)
     text = build.memory_summary(MODEL, load_settings({"token_budget": 1000}))
-    for flag in ("--dtype", "--token-budget", "--kv-dtype", "--kv-cache-memory", "--max-running"):
+    for flag in ("--dtype", "--quantization", "--token-budget", "--kv-dtype", "--kv-cache-memory", "--max-running"):
         assert flag in text
     wide = 4 * (1000 * (2 * 256 + 3 * 768) + 256 * 2048)
     assert build.activation_bytes(MODEL, load_settings({"token_budget": 1000}), 256) == wide

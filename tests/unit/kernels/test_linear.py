@@ -13,25 +13,27 @@ from python_layer.utils.cpu import multiplies_bfloat16
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor, to_dtype
 from tests.unit.kernels.isas import BEST, other_isas
 
-Run = Callable[..., list[np.ndarray]]
 CASES = [(BEST, FLOAT, DType.float32), (BEST, FLOAT, DType.bfloat16), (BEST, FLOAT, DType.float16)]
 """Instruction set, and types of x and of w."""
 if multiplies_bfloat16(BEST):
     CASES.append((BEST, DType.bfloat16, DType.bfloat16))
 CASES += [(isa, FLOAT, DType.bfloat16) for isa in other_isas()]
+WEIGHT_TYPES = (DType.float32, DType.bfloat16, DType.float16)
+
+Run = Callable[..., list[np.ndarray]]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1].name}-{case[2].name}")
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1].name}-{case[2].name}")
 def case(request: pytest.FixtureRequest) -> tuple[str, DType, DType]:
     return request.param
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def types(case: tuple[str, DType, DType]) -> tuple[DType, DType]:
     return case[1:]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def weight_type(types: tuple[DType, DType]) -> DType:
     return types[1]
 
@@ -53,28 +55,49 @@ def packed(w: Buffer) -> Buffer:
 
 
 @pytest.fixture(scope="module")
-def run(case: tuple[str, DType, DType]) -> Run:
-    """x, w, packed w, rows -> linear, gather_rows, gather_packed_rows."""
-    isa, *types = case
+def every_case() -> OpRunner:
+    """x, rows, w and packed w of each type -> linear of each case, gather_rows and gather_packed_rows of each type."""
 
     def build(values):
-        x, w, packed, rows = (value.tensor for value in values)
-        x = ops.cast(x, types[0])
-        out, gathered = tensor(FLOAT, "T", "N"), tensor(FLOAT, "R", "K")
-        return [
-            ops.custom("mili.linear", DEVICE, [x, packed], [out], {"isa": isa})[0],
-            ops.custom("mili.gather_rows", DEVICE, [w, rows], [gathered])[0],
-            ops.custom("mili.gather_packed_rows", DEVICE, [packed, rows], [gathered])[0],
+        x, rows, *matrices = (value.tensor for value in values)
+        plain, packed = (dict(zip(WEIGHT_TYPES, matrices[i::2], strict=True)) for i in range(2))
+        gathered = tensor(FLOAT, "R", "K")
+        linear = [
+            ops.custom(
+                "mili.linear",
+                DEVICE,
+                [ops.cast(x, x_type), packed[w_type]],
+                [tensor(FLOAT, "T", f"N{w_type.name}")],
+                {"isa": isa},
+            )[0]
+            for isa, x_type, w_type in CASES
         ]
+        plain_rows = [ops.custom("mili.gather_rows", DEVICE, [plain[t], rows], [gathered])[0] for t in WEIGHT_TYPES]
+        packed_rows = [
+            ops.custom("mili.gather_packed_rows", DEVICE, [packed[t], rows], [gathered])[0] for t in WEIGHT_TYPES
+        ]
+        return [*linear, *plain_rows, *packed_rows]
 
-    inputs = [
-        tensor(FLOAT, "T", "K"),
-        tensor(types[1], "N", "K"),
-        tensor(types[1], "panels", "steps", "width"),
-        tensor(INT, "R"),
-    ]
-    runner = OpRunner(inputs, build)
-    return lambda x, w, rows: runner(x, w, packed(w), rows)
+    inputs = [tensor(FLOAT, "T", "K"), tensor(INT, "R")]
+    for dtype in WEIGHT_TYPES:
+        inputs.append(tensor(dtype, f"N{dtype.name}", "K"))
+        inputs.append(tensor(dtype, f"panels{dtype.name}", f"steps{dtype.name}", f"width{dtype.name}"))
+    return OpRunner(inputs, build)
+
+
+@pytest.fixture
+def run(every_case: OpRunner, case: tuple[str, DType, DType]) -> Run:
+    """x, w, rows -> linear, gather_rows, gather_packed_rows of one case; the other types get a row of zeros."""
+
+    def one(x: np.ndarray, w: Buffer, rows: np.ndarray) -> list[np.ndarray]:
+        matrices = {t: w if t == case[2] else to_dtype(np.zeros(w.shape), t)[0] for t in WEIGHT_TYPES}
+        both = [buffer for t in WEIGHT_TYPES for buffer in (matrices[t], packed(matrices[t]))]
+        results = every_case(x, rows, *both)
+        place = WEIGHT_TYPES.index(case[2])
+        plain, interleaved = results[len(CASES) : len(CASES) + 3], results[len(CASES) + 3 :]
+        return [results[CASES.index(case)], plain[place], interleaved[place]]
+
+    return one
 
 
 SHAPES = [(1, 1, 1), (1, 3, 5), (2, 4, 16), (3, 7, 17), (5, 64, 33), (6, 65, 100), (13, 131, 257), (64, 517, 173)]

@@ -23,28 +23,53 @@ GROUP_BOUND = 0.5 / 127
 """Most that rounding changes a number by, of the largest in its group."""
 
 
+FORMATS = list(dict.fromkeys(form for _, form in CASES))
+
+
 @cache
-def runner(form: QuantFormat, isa: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray, int], list[np.ndarray]]:
-    """x, w, rows, outputs -> values, scales, linear, gathered rows."""
+def every_case() -> OpRunner:
+    """rows, N, x and w of each format -> x rounded (values, scales) and table rows of each format, linear of each case."""
 
     def build(inputs):
-        x, w, rows, _ = (value.tensor for value in inputs)
-        rounded = [tensor(DType.int8, "T", "K"), tensor(FLOAT, "T", "groups", 2)]
-        x_rounded = [value.tensor for value in ops.custom("mili.quantize_rows", DEVICE, [x], rounded)]
-        out, gathered = tensor(FLOAT, "T", "N"), tensor(FLOAT, "R", "K")
-        kind = {"bits": form.bits, "offsets": form.offsets}
-        linear = ops.custom("mili.quantized_linear", DEVICE, [*x_rounded, w], [out], {"isa": isa, **kind})
-        table = ops.custom("mili.gather_quantized_rows", DEVICE, [w, rows], [gathered], {"group": form.group, **kind})
-        return [*x_rounded, *linear, *table]
+        rows, _, *matrices = (value.tensor for value in inputs)
+        x, w = (dict(zip(FORMATS, matrices[i::2], strict=True)) for i in range(2))
+        rounded, tables = {}, []
+        for number, form in enumerate(FORMATS):
+            types = [tensor(DType.int8, "T", f"K{number}"), tensor(FLOAT, "T", f"groups{number}", 2)]
+            rounded[form] = [v.tensor for v in ops.custom("mili.quantize_rows", DEVICE, [x[form]], types)]
+            kind = {"bits": form.bits, "offsets": form.offsets, "group": form.group}
+            out = [tensor(FLOAT, "R", f"K{number}")]
+            tables += ops.custom("mili.gather_quantized_rows", DEVICE, [w[form], rows], out, kind)
+        linear = []
+        for isa, form in CASES:
+            kind = {"isa": isa, "bits": form.bits, "offsets": form.offsets}
+            inputs = [*rounded[form], w[form]]
+            linear += ops.custom("mili.quantized_linear", DEVICE, inputs, [tensor(FLOAT, "T", "N")], kind)
+        return [*(value for form in FORMATS for value in rounded[form]), *tables, *linear]
 
-    inputs = [
-        tensor(FLOAT, "T", "K"),
-        tensor(DType.uint8, "panels", "groups", "block"),
-        tensor(INT, "R"),
-        tensor(INT, "N"),  # only its size is used
-    ]
-    runner = OpRunner(inputs, build)
-    return lambda x, w, rows, outputs: runner(x, w, rows, np.zeros(outputs, np.int32))
+    inputs = [tensor(INT, "R"), tensor(INT, "N")]  # of N only the size is used
+    for number in range(len(FORMATS)):
+        inputs.append(tensor(FLOAT, "T", f"K{number}"))
+        inputs.append(tensor(DType.uint8, f"panels{number}", f"groups{number}", f"block{number}"))
+    return OpRunner(inputs, build)
+
+
+def runner(form: QuantFormat, isa: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray, int], list[np.ndarray]]:
+    """x, w, rows, outputs -> values, scales, linear, gathered rows of one case; the other formats get zeros."""
+
+    def one(x: np.ndarray, w: np.ndarray, rows: np.ndarray, outputs: int) -> list[np.ndarray]:
+        matrices: list[np.ndarray] = []
+        for other in FORMATS:
+            zeros = np.zeros(quantized_shape((outputs, other.group), other), np.uint8)
+            empty = np.zeros((len(x), other.group), np.float32)
+            matrices += [x, w] if other == form else [empty, zeros]
+        results = every_case()(rows, np.zeros(outputs, np.int32), *matrices)
+        place = FORMATS.index(form)
+        values, scales = results[2 * place : 2 * place + 2]
+        linear = results[3 * len(FORMATS) + CASES.index((isa, form))]
+        return [values, scales, linear, results[2 * len(FORMATS) + place]]
+
+    return one
 
 
 def random_rows(rng: np.random.Generator, rows: int, columns: int, form: QuantFormat) -> QuantizedRows:
