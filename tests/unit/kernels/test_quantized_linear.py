@@ -28,7 +28,7 @@ FORMATS = list(dict.fromkeys(form for _, form in CASES))
 
 @cache
 def every_case() -> OpRunner:
-    """rows, N, x and w of each format -> x rounded (values, scales) and table rows of each format, linear of each case."""
+    """rows, N, x and w of each format -> values, scales and table rows of each format, linear of each case."""
 
     def build(inputs):
         rows, _, *matrices = (value.tensor for value in inputs)
