@@ -64,13 +64,14 @@ def measure(model: Qwen3Model, options: argparse.Namespace, limits: MachineLimit
     config = model.config
     embedding = config.vocab_size * config.hidden_size
     per_token = config.num_parameters - embedding * (1 if config.tie_word_embeddings else 2)
-    prefill_bound = limits.rate(model.compute_dtype) / (2 * per_token)
+    rate = limits.rate("int8" if model.formats else model.compute_dtype)
+    prefill_bound = rate / (2 * per_token)
     # The embedding is read row by row unless it is also the output projection.
-    unread = 0 if config.tie_word_embeddings else embedding * model.layout.dtype.size_in_bytes
+    unread = 0 if config.tie_word_embeddings else embedding * model.weight_bytes / config.num_parameters
     decode_bound = options.batch * limits.bandwidth / (model.weight_bytes - unread)
     return {
         "model": model.name,
-        "dtype": model.dtype,
+        "dtype": model.matrix_format,
         "isa": model.isa,
         "batch": options.batch,
         "prompt_tokens": options.prompt_tokens,
@@ -89,7 +90,7 @@ def measure(model: Qwen3Model, options: argparse.Namespace, limits: MachineLimit
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "weight_bytes": model.weight_bytes,
         "bandwidth_bytes_per_s": limits.bandwidth,
-        "flops_per_s": limits.rate(model.compute_dtype),
+        "flops_per_s": rate,
     }
 
 
@@ -98,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="checkpoint folder; default: models/mili-tiny")
     parser.add_argument("--dtype", default=None)
+    parser.add_argument("--quantization", default=None)
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--batch", type=int, default=1)
@@ -108,7 +110,7 @@ def main() -> None:
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more")
     limits = measure_limits()
-    model = load_model(load_settings({"model": options.model, "dtype": options.dtype}))
+    model = load_model(load_settings({name: getattr(options, name) for name in ("model", "dtype", "quantization")}))
     needed, context = options.prompt_tokens + options.new_tokens, model.config.max_position_embeddings
     if needed > context:
         parser.error(f"{needed} tokens exceed the model's context of {context}")

@@ -21,6 +21,7 @@ from python_layer.model.kernels import source_hash
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import DEFAULT_MODEL
 from python_layer.model.pages import DevicePages, page_view
+from python_layer.model.precision import Precision
 from python_layer.model.qwen3_model import Qwen3Model, model_graph
 from python_layer.model.sampler import SampleGraph
 from python_layer.model.weights import weight_specs
@@ -63,12 +64,14 @@ def test_targets() -> None:
 
 def test_a_gpus_types_and_pages_are_checked() -> None:
     gpu = parse_target("cuda:sm_80")
-    graph = model_graph(CONFIG, gpu, "auto", "bfloat16", "auto", 16)
+    graph = model_graph(CONFIG, gpu, Precision(kv_dtype="bfloat16", compute_dtype="auto"), 16, {})
     assert graph.dtype == graph.layout.dtype == DType.bfloat16
     with pytest.raises(ConfigError, match="kv_dtype is 'float32'; on a GPU it is bfloat16"):
-        model_graph(CONFIG, gpu, "auto", "float32", "auto", 16)
+        model_graph(CONFIG, gpu, Precision(kv_dtype="float32", compute_dtype="auto"), 16, {})
+    with pytest.raises(ConfigError, match="quantization is 'int8'; on a GPU supported are auto and none"):
+        model_graph(CONFIG, gpu, Precision(quantization="int8", compute_dtype="auto"), 16, {})
     with pytest.raises(ConfigError, match="page_size is 24; on a GPU it must be a power of two"):
-        model_graph(CONFIG, gpu, "auto", "auto", "auto", 24)
+        model_graph(CONFIG, gpu, Precision(compute_dtype="auto"), 24, {})
     assert not any(spec.packed for spec in weight_specs(CONFIG, packed=False))
 
 
@@ -166,6 +169,6 @@ def test_a_compiled_folder_must_fit(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text(json.dumps(facts | {"graphs": old}), encoding="utf-8")
     folder = CompiledFolder(tmp_path, gpu)
     with pytest.raises(CompileError, match="its graph ModelGraph was made with configuration another, but here"):
-        folder.get(model_graph(CONFIG, gpu, "auto", "auto", "auto", 16))
+        folder.get(model_graph(CONFIG, gpu, Precision(compute_dtype="auto"), 16, {}))
     with pytest.raises(CompileError, match="has no graph SampleGraph"):
         folder.get(SampleGraph(gpu.ref))
