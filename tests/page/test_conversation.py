@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.page.scripted_server import ScriptedServer, delta, text
 from tests.page.steps import ask, begin, ended, last, set_up
 
 LONG = "Tell me a story that begins with: There once was a curious fox named Nora."
@@ -59,6 +60,11 @@ def test_the_model_knows_the_examples(page: Page, index: int) -> None:
 
 
 def test_stop_keeps_what_there_is_and_frees_the_request(page: Page, url: str) -> None:
+    # An answer that ends by itself would leave nothing to stop.
+    page.route(
+        "**/v1/chat/completions",
+        lambda route: route.continue_(post_data={**route.request.post_data_json, "ignore_eos": True}),
+    )
     set_up(page, max_tokens="1900", temperature="2")
     begin(page, LONG)
     expect(last(page).locator(".markdown")).not_to_be_empty()
@@ -72,13 +78,13 @@ def test_stop_keeps_what_there_is_and_frees_the_request(page: Page, url: str) ->
         assert time.monotonic() < deadline
 
 
-def test_the_button_stops_too(page: Page) -> None:
-    set_up(page, max_tokens="1900", temperature="2")
-    begin(page, LONG)
-    expect(last(page).locator(".markdown")).not_to_be_empty()
-    page.get_by_role("button", name="Stop", exact=True).click()
-    expect(ended(page)).to_have_attribute("data-state", "stopped")
-    expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+def test_the_button_stops_too(scripted_page: Page, scripted: ScriptedServer) -> None:
+    scripted.answers = [[delta(content="Half an "), 60.0, *text("answer.")]]
+    begin(scripted_page, "Hello")
+    expect(last(scripted_page).locator(".markdown")).to_have_text("Half an")
+    scripted_page.get_by_role("button", name="Stop", exact=True).click()
+    expect(ended(scripted_page)).to_have_attribute("data-state", "stopped")
+    expect(scripted_page.get_by_role("button", name="Send", exact=True)).to_be_visible()
 
 
 def test_thoughts_are_folded_away(page: Page) -> None:
