@@ -8,13 +8,25 @@ from ..gpu.elementwise import launch_swiglu
 from ..utils.exp import exp_vector
 from ..utils.parallel import parallel_ranges
 from ..utils.simd import WIDTH
-from ..utils.types import floats
+from ..utils.types import ReadPtr, WritePtr, floats
 
 
 @always_inline
 def silu[width: Int](x: SIMD[DType.float32, width]) -> SIMD[DType.float32, width]:
     """`x * sigmoid(x)`."""
     return x / (1 + exp_vector[width](-x))
+
+
+@always_inline
+def swiglu_row(y: WritePtr[DType.float32], gate: ReadPtr[DType.float32], up: ReadPtr[DType.float32], size: Int):
+    """`y = silu(gate) * up` over `size` numbers; y may be gate."""
+    var i = 0
+    while i + WIDTH <= size:
+        y.unsafe_store(i, silu(gate.unsafe_load[width=WIDTH](i)) * up.unsafe_load[width=WIDTH](i))
+        i += WIDTH
+    while i < size:
+        y[unsafe_offset=i] = silu[1](gate[unsafe_offset=i]) * up[unsafe_offset=i]
+        i += 1
 
 
 @extensibility.register("mili.swiglu")
@@ -39,14 +51,6 @@ struct SwiGLU:
             def rows(begin: Int, end: Int) {imm}:
                 for t in range(begin, end):
                     var gate = gp.unsafe_offset(2 * t * size)
-                    var up = gate.unsafe_offset(size)
-                    var i = 0
-                    while i + WIDTH <= size:
-                        var value = silu(gate.unsafe_load[width=WIDTH](i)) * up.unsafe_load[width=WIDTH](i)
-                        yp.unsafe_store(t * size + i, value)
-                        i += WIDTH
-                    while i < size:
-                        yp[unsafe_offset=t * size + i] = silu[1](gate[unsafe_offset=i]) * up[unsafe_offset=i]
-                        i += 1
+                    swiglu_row(yp.unsafe_offset(t * size), gate, gate.unsafe_offset(size), size)
 
             parallel_ranges(y.dim_size(0), 8 * size, rows)

@@ -19,7 +19,7 @@ from ..memory.batch import RaggedQueries
 from ..memory.block import BLOCK
 from ..memory.kv_cache import PagedKVCache
 from ..utils.parallel import WorkQueue, parallel_queue
-from ..utils.types import MutableInputTensor, floats, untracked
+from ..utils.types import MutableInputTensor, WritePtr, floats, untracked
 from .attention_tile import PARTIAL, TILE_ROWS, Tile
 
 comptime ITEMS_PER_CORE = 4
@@ -101,45 +101,78 @@ struct WorkList:
             self.partials += size
 
 
+struct AttentionWork[cache_type: DType, query_type: DType, head_dim: Int]:
+    """The attention of a batch: its items, any of which may be computed at any time, and then what is to be merged."""
+
+    comptime Worker = Tile[Self.cache_type, Self.query_type, Self.head_dim]
+    comptime row_size = PARTIAL + Self.head_dim
+
+    var batch: RaggedQueries[Self.query_type]
+    var kv: PagedKVCache[Self.cache_type]
+    var list: WorkList
+    var partials: List[Float32]
+
+    def __init__(
+        out self, batch: RaggedQueries[Self.query_type], kv: PagedKVCache[Self.cache_type], kv_heads: Int
+    ):
+        self.batch = batch
+        self.kv = kv
+        self.list = WorkList(batch, kv_heads, Self.row_size, kv_heads if kv.in_panels() else 1)
+        self.partials = List[Float32](unsafe_uninit_length=self.list.partials)
+
+    @always_inline
+    def partial(self, index: Int) -> WritePtr[DType.float32]:
+        """Where partial results are, from one on."""
+        return untracked(self.partials.unsafe_ptr().unsafe_mut_cast[True]()).unsafe_offset(index)
+
+    def worker(self) -> Self.Worker:
+        """What a thread needs to compute and to merge."""
+        return Self.Worker(self.batch, self.kv)
+
+    def compute(self, mut tile: Self.Worker, index: Int):
+        """Computes an item."""
+        var item = self.list.items[index]
+        tile.begin(item.request, item.first_head, item.heads, item.first_row)
+        for block in range(item.begin, item.end):
+            tile.add_block(block)
+        if item.partial < 0:
+            tile.write()
+        else:
+            tile.save(self.partial(item.partial))
+
+    def merge(self, mut tile: Self.Worker, index: Int):
+        """Merges the blocks of a tile that was split."""
+        var item = self.list.split[index]
+        tile.begin(item.request, item.first_head, item.heads, item.first_row)
+        var size = item.heads * tile.rows * Self.row_size
+        for block in range(item.end):
+            tile.merge(self.partial(item.partial + block * size))
+        tile.write()
+
+
 def paged_attention_cpu[
     cache_type: DType, query_type: DType, //, head_dim: Int
 ](batch: RaggedQueries[query_type], kv: PagedKVCache[cache_type], kv_heads: Int):
     """All items of the batch, on all cores."""
-    comptime row_size = PARTIAL + head_dim
-    var list = WorkList(batch, kv_heads, row_size, kv_heads if kv.in_panels() else 1)
-    var memory = List[Float32](unsafe_uninit_length=list.partials)
-    var partials = untracked(memory.unsafe_ptr())
+    var work = AttentionWork[cache_type, query_type, head_dim](batch, kv, kv_heads)
 
     def compute(queue: WorkQueue) {imm}:
-        var tile = Tile[cache_type, query_type, head_dim](batch, kv)
+        var tile = work.worker()
         var index = queue.take()
         while index < queue.items:
-            var item = list.items[index]
-            tile.begin(item.request, item.first_head, item.heads, item.first_row)
-            for block in range(item.begin, item.end):
-                tile.add_block(block)
-            if item.partial < 0:
-                tile.write()
-            else:
-                tile.save(partials.unsafe_offset(item.partial))
+            work.compute(tile, index)
             index = queue.take()
 
-    parallel_queue(len(list.items), list.work * head_dim, compute)
+    parallel_queue(len(work.list.items), work.list.work * head_dim, compute)
 
     def merge(queue: WorkQueue) {imm}:
-        var tile = Tile[cache_type, query_type, head_dim](batch, kv)
+        var tile = work.worker()
         var index = queue.take()
         while index < queue.items:
-            var item = list.split[index]
-            tile.begin(item.request, item.first_head, item.heads, item.first_row)
-            var size = item.heads * tile.rows * row_size
-            for block in range(item.end):
-                tile.merge(partials.unsafe_offset(item.partial + block * size))
-            tile.write()
+            work.merge(tile, index)
             index = queue.take()
 
-    parallel_queue(len(list.split), list.partials, merge)
-    _ = memory^
+    parallel_queue(len(work.list.split), work.list.partials, merge)
 
 
 @extensibility.register("mili.paged_attention")

@@ -14,6 +14,7 @@ comptime LINE = 64
 """Bytes of a cache line."""
 comptime AHEAD = 2048
 """Bytes that weights are asked for before they are needed: what memory delivers while it answers."""
+comptime READ_SOON = PrefetchOptions().for_read().medium_locality().to_data_cache()
 comptime READ_AHEAD = PrefetchOptions().for_read().high_locality().to_data_cache()
 
 
@@ -28,6 +29,12 @@ def fetch_ahead[bytes: Int, dtype: DType](w: ReadPtr[dtype]):
     """Asks for as many bytes of weights, some steps after `w`."""
     comptime for line in range(0, bytes, LINE):
         prefetch[READ_AHEAD](w.unsafe_bitcast[UInt8]().unsafe_offset(AHEAD + line))
+
+
+def fetch_panel(w: ReadPtr[_], bytes: Int):
+    """Asks for the first bytes of a panel."""
+    for line in range(0, bytes, LINE):
+        prefetch[READ_SOON](w.unsafe_bitcast[UInt8]().unsafe_offset(line))
 
 
 @always_inline

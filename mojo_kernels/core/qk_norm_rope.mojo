@@ -8,15 +8,15 @@ from std.memory import stack_allocation
 from ..gpu.block import GpuRead
 from ..gpu.pages import CacheShape
 from ..gpu.qk_norm_rope import launch_qk_norm_rope_store
-from ..memory.batch import request_of
+from ..memory.batch import RaggedSlots
 from ..memory.kv_cache import PagedKVCache
 from ..utils.parallel import parallel_ranges
+from ..utils.simd import store_row
 from ..utils.types import MutableInputTensor, floats, untracked
 from .normalization import rms_norm_row
 from .rope import rotate_half
 
 comptime MAX_HEAD_DIM = 128
-comptime LANES = 16
 
 
 @extensibility.register("mili.qk_norm_rope_store")
@@ -72,16 +72,19 @@ struct QKNormRopeStore:
             var q_size = q.dim_size(1)
             var q_heads = q_size // head_dim
             var qkv_size = qkv.dim_size(1)
-            var requests = row_offsets.dim_size(0) - 1
-            var pages_per_request = page_table.dim_size(1)
+            var slots = RaggedSlots(
+                untracked(positions.unsafe_ptr()),
+                untracked(row_offsets.unsafe_ptr()),
+                untracked(page_table.unsafe_ptr()),
+                row_offsets.dim_size(0) - 1,
+                page_table.dim_size(1),
+                kv.page_size,
+            )
             var q_out = untracked(q.unsafe_ptr())
             var qkv_in = floats(qkv.unsafe_ptr())
             var q_gamma_in = untracked(q_gamma.unsafe_ptr())
             var k_gamma_in = untracked(k_gamma.unsafe_ptr())
             var rope_in = untracked(rope.unsafe_ptr())
-            var positions_in = untracked(positions.unsafe_ptr())
-            var offsets_in = untracked(row_offsets.unsafe_ptr())
-            var table_in = untracked(page_table.unsafe_ptr())
 
             def rows(begin: Int, end: Int) {imm}:
                 var head = untracked(stack_allocation[MAX_HEAD_DIM, Float32]())
@@ -91,19 +94,13 @@ struct QKNormRopeStore:
                     for h in range(q_heads):
                         rms_norm_row(head, source.unsafe_offset(h * head_dim), q_gamma_in, head_dim, eps)
                         rotate_half(head, angles, head_dim)
-                        var place = q_out.unsafe_offset(t * q_size + h * head_dim)
-                        for i in range(0, head_dim, LANES):
-                            place.unsafe_store(i, head.unsafe_load[width=LANES](i).cast[q.dtype]())
-                    var request = request_of(offsets_in, requests, t)
-                    var position = Int(positions_in[unsafe_offset=t])
-                    var page = Int(
-                        table_in[unsafe_offset=request * pages_per_request + position // kv.page_size]
-                    )
-                    var last = t + 1 == Int(offsets_in[unsafe_offset=request + 1])
+                        store_row(q_out.unsafe_offset(t * q_size + h * head_dim), head, head_dim)
+                    var place = slots.of(t)
                     for h in range(kv_heads):
                         var k = source.unsafe_offset(q_size + h * head_dim)
                         rms_norm_row(head, k, k_gamma_in, head_dim, eps)
                         rotate_half(head, angles, head_dim)
-                        kv.store(page, h, position % kv.page_size, head, k.unsafe_offset(kv_heads * head_dim), last)
+                        kv.store_key(place.page, h, place.slot, head)
+                        kv.store_value(place.page, h, place.slot, k.unsafe_offset(kv_heads * head_dim), place.last)
 
             parallel_ranges(q.dim_size(0), 4 * qkv_size, rows)

@@ -76,44 +76,34 @@ struct QuantizedRows(TrivialRegisterPassable):
         }
 
 
-def quantize_rows(
-    values: WritePtr[DType.int8],
-    scales: WritePtr[DType.float32],
-    x: ReadPtr[DType.float32],
-    rows: Int,
-    groups: Int,
-    group: Int,
+def quantize_row(
+    values: WritePtr[DType.int8], scales: WritePtr[DType.float32], x: ReadPtr[DType.float32], groups: Int, group: Int
 ):
-    """Rounds x to 127 steps of each sign, in groups of columns that share a scale.
+    """Rounds a row to 127 steps of each sign, in groups of columns that share a scale.
 
     Args:
-        values: [rows, groups * group], written.
-        scales: [rows, groups, 2], written; see `QuantizedRows`.
-        x: [rows, groups * group].
-        rows: Rows of x.
+        values: [groups * group], written.
+        scales: [groups, 2], written; see `QuantizedRows`.
+        x: [groups * group].
         groups: Groups in a row.
         group: Columns in a group, a multiple of 16.
     """
     comptime width = 16
-
-    def quantize(begin: Int, end: Int) {imm}:
-        for g in range(begin * groups, end * groups):
-            var here = x.unsafe_offset(g * group)
-            var most = SIMD[DType.float32, width](0)
-            for i in range(0, group, width):
-                most = max(most, abs(here.unsafe_load[width=width](i)))
-            var largest = most.reduce_max()
-            var inverse = Float32(127) / largest if largest > 0 else Float32(0)
-            var sums = SIMD[DType.int32, width](0)
-            for i in range(0, group, width):
-                var steps = round(here.unsafe_load[width=width](i) * inverse).cast[DType.int32]()
-                sums += steps
-                values.unsafe_store(g * group + i, steps.cast[DType.int8]())
-            var unit = largest / 127
-            scales[unsafe_offset=2 * g] = unit
-            scales[unsafe_offset=2 * g + 1] = unit * sums.reduce_add().cast[DType.float32]()
-
-    parallel_ranges(rows, 4 * groups * group, quantize)
+    for g in range(groups):
+        var here = x.unsafe_offset(g * group)
+        var most = SIMD[DType.float32, width](0)
+        for i in range(0, group, width):
+            most = max(most, abs(here.unsafe_load[width=width](i)))
+        var largest = most.reduce_max()
+        var inverse = Float32(127) / largest if largest > 0 else Float32(0)
+        var sums = SIMD[DType.int32, width](0)
+        for i in range(0, group, width):
+            var steps = round(here.unsafe_load[width=width](i) * inverse).cast[DType.int32]()
+            sums += steps
+            values.unsafe_store(g * group + i, steps.cast[DType.int8]())
+        var unit = largest / 127
+        scales[unsafe_offset=2 * g] = unit
+        scales[unsafe_offset=2 * g + 1] = unit * sums.reduce_add().cast[DType.float32]()
 
 
 @always_inline
@@ -213,7 +203,7 @@ def quantized_block[
     w: QuantizedMatrix[bits, offsets],
     panel: Int,
 ) -> Int:
-    """The first rows of x, as many as make a tile, against a panel; returns how many."""
+    """The first rows of x, as many as make a tile, against a panel, whose first output is at y; returns how many."""
     var first = panel * PANEL
     comptime for rows in [4, 2, 1]:
         comptime if rows <= tile_rows[isa]():
@@ -223,7 +213,7 @@ def quantized_block[
                 comptime for lane in range(0, PANEL, width):
                     if first + lane < w.rows:
                         quantized_tile[isa, rows, vectors](
-                            y.unsafe_offset(first + lane), y_stride, x, w, panel, lane, w.rows - first - lane
+                            y.unsafe_offset(lane), y_stride, x, w, panel, lane, w.rows - first - lane
                         )
                 return rows
     return 0
@@ -252,7 +242,7 @@ def quantized_linear[
             var m = 0
             while m < m_size:
                 m += quantized_block[isa](
-                    y.unsafe_offset(m * w.rows), w.rows, x.row(m), m_size - m, w, panel
+                    y.unsafe_offset(m * w.rows + panel * PANEL), w.rows, x.row(m), m_size - m, w, panel
                 )
 
     parallel_ranges(ceildiv(w.rows, PANEL), PANEL * m_size * w.groups * w.group, panels)

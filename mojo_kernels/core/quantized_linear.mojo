@@ -5,7 +5,7 @@ from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 
 from .packed import PANEL
-from .quantized import QUADS, QuantizedMatrix, QuantizedRows, quantize_rows, quantized_linear
+from .quantized import QUADS, QuantizedMatrix, QuantizedRows, quantize_row, quantized_linear
 from ..utils.parallel import parallel_ranges
 from ..utils.types import ReadPtr, require_cpu, untracked
 
@@ -24,15 +24,23 @@ struct QuantizeRows:
         ctx: DeviceContext,
     ) raises:
         require_cpu[target]()
+        var columns = x.dim_size(1)
         var groups = scales.dim_size(1)
-        quantize_rows(
-            untracked(values.unsafe_ptr()),
-            untracked(scales.unsafe_ptr()),
-            untracked(x.unsafe_ptr()),
-            x.dim_size(0),
-            groups,
-            x.dim_size(1) // groups,
-        )
+        var vp = untracked(values.unsafe_ptr())
+        var sp = untracked(scales.unsafe_ptr())
+        var xp = untracked(x.unsafe_ptr())
+
+        def rows(begin: Int, end: Int) {imm}:
+            for t in range(begin, end):
+                quantize_row(
+                    vp.unsafe_offset(t * columns),
+                    sp.unsafe_offset(2 * t * groups),
+                    xp.unsafe_offset(t * columns),
+                    groups,
+                    columns // groups,
+                )
+
+        parallel_ranges(x.dim_size(0), 4 * columns, rows)
 
 
 @extensibility.register("mili.quantized_linear")

@@ -73,3 +73,40 @@ def request_of(row_offsets: ReadPtr[DType.int32], requests: Int, row: Int) -> In
         else:
             high = middle
     return low
+
+
+@fieldwise_init
+struct Slot(TrivialRegisterPassable):
+    """Where a row's key and value go."""
+
+    var page: Int
+    var slot: Int
+    """In the page."""
+    var last: Bool
+    """Whether the row is its request's last one in this batch."""
+
+
+@fieldwise_init
+struct RaggedSlots(TrivialRegisterPassable):
+    """Where the rows of a ragged batch write to the cache."""
+
+    var positions: ReadPtr[DType.int32]
+    """[T]."""
+    var row_offsets: ReadPtr[DType.int32]
+    """[requests + 1]."""
+    var page_table: ReadPtr[DType.int32]
+    """[requests, pages_per_request]."""
+    var requests: Int
+    var pages_per_request: Int
+    var page_size: Int
+
+    @always_inline
+    def of(self, row: Int) -> Slot:
+        """The place of a row."""
+        var request = request_of(self.row_offsets, self.requests, row)
+        var page, slot = divmod(Int(self.positions[unsafe_offset=row]), self.page_size)
+        return {
+            Int(self.page_table[unsafe_offset=request * self.pages_per_request + page]),
+            slot,
+            row + 1 == Int(self.row_offsets[unsafe_offset=request + 1]),
+        }

@@ -4,7 +4,7 @@ from std.math import ceildiv
 
 from ..utils.types import ReadPtr, untracked
 from .batch import RaggedQueries
-from .kv_cache import PANEL, SCALE_BYTES, PagedKVCache, put_in_panel
+from .kv_cache import PANEL, SCALE_BYTES, PagedKVCache, put_key, put_value
 
 comptime BLOCK = 256
 """Positions of a block."""
@@ -86,16 +86,9 @@ struct Block[cache_type: DType, head_dim: Int]:
             var value = key.unsafe_offset(self.kv.value_offset)
             var panel = i // PANEL * PANEL * Self.head_dim
             for d in range(0, Self.head_dim, PANEL):
-                put_in_panel(
-                    keys.unsafe_offset(panel),
-                    values.unsafe_offset(panel),
-                    i % PANEL,
-                    Self.head_dim,
-                    d,
-                    key.unsafe_load[width=PANEL](d),
-                    value.unsafe_load[width=PANEL](d),
-                    i == count - 1,
-                )
+                put_key(keys.unsafe_offset(panel), i % PANEL, d, key.unsafe_load[width=PANEL](d))
+                var v = value.unsafe_load[width=PANEL](d)
+                put_value(values.unsafe_offset(panel), i % PANEL, Self.head_dim, d, v, i == count - 1)
             comptime if Self.cache_type == DType.int8:
                 var scale = self.kv.scales(page, head).unsafe_offset(slot)
                 scales[unsafe_offset=i] = scale[]

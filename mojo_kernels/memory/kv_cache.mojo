@@ -68,76 +68,96 @@ struct PagedKVCache[dtype: DType](TrivialRegisterPassable):
         var address = Int(self.keys(page, head)) + self.page_size * self.head_dim
         return WritePtr[DType.float32](unsafe_from_address=address)
 
-    def store(
-        self, page: Int, head: Int, slot: Int, key: ReadPtr[DType.float32], value: ReadPtr[DType.float32], last: Bool
-    ):
-        """Writes a position's key and value.
+    def store_key(self, page: Int, head: Int, slot: Int, key: ReadPtr[DType.float32]):
+        """Writes a position's key.
 
         Args:
             page: The page.
             head: The KV head.
             slot: The position's place in the page.
             key: [head_dim].
+        """
+        var keys = self.keys(page, head)
+        var factor = self.take_scale(self.scales(page, head).unsafe_offset(slot), key)
+        var panel = keys.unsafe_offset((slot - slot % PANEL) * self.head_dim)
+        for i in range(0, self.head_dim, PANEL):
+            var k = convert[Self.dtype](key, i, factor)
+            if self.in_panels():
+                put_key(panel, slot % PANEL, i, k)
+            else:
+                keys.unsafe_store(slot * self.head_dim + i, k)
+
+    def store_value(self, page: Int, head: Int, slot: Int, value: ReadPtr[DType.float32], last: Bool):
+        """Writes a position's value.
+
+        Args:
+            page: The page.
+            head: The KV head.
+            slot: The position's place in the page.
             value: [head_dim].
             last: No later position of the page is written in this step. The other half of a pair of values is set
                 to zero then: attention reads it, with weight zero, before it is written.
         """
-        comptime pair = pair_size[Self.dtype]()
-        var d = self.head_dim
-        var keys = self.keys(page, head)
-        var values = keys.unsafe_offset(self.value_offset)
-        var factors = SIMD[DType.float32, 2](1)
-        comptime if Self.dtype == DType.int8:
-            var scales = SIMD[DType.float32, 2](largest_magnitude(key, d), largest_magnitude(value, d)) / 127
-            self.scales(page, head)[unsafe_offset=slot] = scales[0]
-            self.scales(page, head)[unsafe_offset=slot + self.value_offset // SCALE_BYTES] = scales[1]
-            factors = scales.gt(0).select(1 / scales, 0)
-        for i in range(0, d, PANEL):
-            var k = convert[Self.dtype](key, i, factors[0])
-            var v = convert[Self.dtype](value, i, factors[1])
+        var values = self.keys(page, head).unsafe_offset(self.value_offset)
+        var scales = self.scales(page, head).unsafe_offset(self.value_offset // SCALE_BYTES)
+        var factor = self.take_scale(scales.unsafe_offset(slot), value)
+        var panel = values.unsafe_offset((slot - slot % PANEL) * self.head_dim)
+        for i in range(0, self.head_dim, PANEL):
+            var v = convert[Self.dtype](value, i, factor)
             if self.in_panels():
-                var panel = (slot - slot % PANEL) * d
-                put_in_panel(keys.unsafe_offset(panel), values.unsafe_offset(panel), slot % PANEL, d, i, k, v, last)
+                put_value(panel, slot % PANEL, self.head_dim, i, v, last)
             else:
-                keys.unsafe_store(slot * d + i, k)
-                values.unsafe_store(slot * d + i, v)
+                values.unsafe_store(slot * self.head_dim + i, v)
+
+    @always_inline
+    def take_scale(self, place: WritePtr[DType.float32], x: ReadPtr[DType.float32]) -> Float32:
+        """Writes the scale of a row of an int8 cache, and returns its inverse; else 1."""
+        comptime if Self.dtype == DType.int8:
+            var scale = largest_magnitude(x, self.head_dim) / 127
+            place[unsafe_offset=0] = scale
+            return 1 / scale if scale > 0 else Float32(0)
+        else:
+            return 1
 
 
 @always_inline
-def put_in_panel[
-    dtype: DType
-](
-    keys: WritePtr[dtype],
-    values: WritePtr[dtype],
-    lane: Int,
-    head_dim: Int,
-    i: Int,
-    key: SIMD[dtype, PANEL],
-    value: SIMD[dtype, PANEL],
-    last: Bool,
-):
-    """Writes a part of a position's key and value into a panel of each.
+def put_key[dtype: DType](panel: WritePtr[dtype], lane: Int, i: Int, key: SIMD[dtype, PANEL]):
+    """Writes a part of a position's key into a panel.
 
     Args:
-        keys: The panel of keys.
-        values: The panel of values.
+        panel: The panel of keys.
+        lane: The position's place in the panel.
+        i: Where in the row the part lies, a multiple of 16.
+        key: The part.
+    """
+    comptime pair = pair_size[dtype]()
+    var place = panel.unsafe_offset(i * PANEL + lane * pair)
+    comptime for j in range(PANEL):
+        place[unsafe_offset=(j // pair) * pair * PANEL + j % pair] = key[j]
+
+
+@always_inline
+def put_value[
+    dtype: DType
+](panel: WritePtr[dtype], lane: Int, head_dim: Int, i: Int, value: SIMD[dtype, PANEL], last: Bool):
+    """Writes a part of a position's value into a panel.
+
+    Args:
+        panel: The panel of values.
         lane: The position's place in the panel.
         head_dim: Numbers of a row.
         i: Where in the row the part lies, a multiple of 16.
-        key: The part of the key.
-        value: The part of the value.
-        last: As in `PagedKVCache.store`.
+        value: The part.
+        last: As in `PagedKVCache.store_value`.
     """
     comptime pair = pair_size[dtype]()
-    var to_key = keys.unsafe_offset(i * PANEL + lane * pair)
-    var to_value = values.unsafe_offset((lane // pair) * pair * head_dim + i * pair + lane % pair)
+    var place = panel.unsafe_offset((lane // pair) * pair * head_dim + i * pair + lane % pair)
     comptime for j in range(PANEL):
-        to_key[unsafe_offset=(j // pair) * pair * PANEL + j % pair] = key[j]
-        to_value[unsafe_offset=j * pair] = value[j]
+        place[unsafe_offset=j * pair] = value[j]
     comptime if pair == 2:
         if last and lane % 2 == 0:
             comptime for j in range(PANEL):
-                to_value[unsafe_offset=j * pair + 1] = 0
+                place[unsafe_offset=j * pair + 1] = 0
 
 
 @always_inline

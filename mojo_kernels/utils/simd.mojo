@@ -3,7 +3,7 @@
 from std.math import fma
 from std.sys import simd_width_of
 
-from .types import ReadPtr
+from .types import ReadPtr, WritePtr
 
 comptime WIDTH = simd_width_of[DType.float32]()
 """Lanes of the widest float32 vector of the CPU compiled for."""
@@ -35,3 +35,15 @@ def sum_of_squares(x: ReadPtr[DType.float32], size: Int) -> Float32:
         total = fma(x[unsafe_offset=i], x[unsafe_offset=i], total)
         i += 1
     return total
+
+
+@always_inline
+def store_row[dtype: DType](y: WritePtr[dtype], x: ReadPtr[DType.float32], size: Int):
+    """Writes `size` numbers, rounded to the type of y."""
+    var i = 0
+    while i + WIDTH <= size:
+        y.unsafe_store(i, x.unsafe_load[width=WIDTH](i).cast[dtype]())
+        i += WIDTH
+    while i < size:
+        y[unsafe_offset=i] = x[unsafe_offset=i].cast[dtype]()
+        i += 1

@@ -1,0 +1,326 @@
+"""A transformer block on CPU cores in one go: h = x + attention(norm(x)), y = h + mlp(norm(h)).
+
+What an op for each part would leave to MAX, waking the threads and waiting for them, `utils/phases.mojo` does: one thread
+does the rows of a small phase while the others ask memory for the weights of the next one. The parts are those of the
+other files of this folder, and give the same bits.
+"""
+
+from ..memory.batch import RaggedQueries, RaggedSlots
+from ..memory.kv_cache import PagedKVCache
+from ..utils.phases import PhaseQueue, Ticket, run_team, team_size
+from ..utils.simd import WIDTH, store_row
+from ..utils.types import ReadPtr, WritePtr
+from .activations import swiglu_row
+from .attention import AttentionWork
+from .matrix import LinearWeights
+from .normalization import rms_norm_row
+from .packed import PANEL
+from .rope import rotate_half
+
+comptime NORM = 0
+comptime HEADS = 1
+comptime ATTEND = 2
+comptime MERGE = 3
+comptime ROUND = 4
+comptime MIX = 5
+comptime POST_NORM = 6
+comptime GATE_UP = 7
+comptime SWIGLU = 8
+comptime DOWN = 9
+comptime PHASES = 10
+
+comptime FEW_TOKENS = 32
+"""With so many, weights are read from memory more slowly than they are multiplied."""
+
+
+@fieldwise_init
+struct LayerSizes(TrivialRegisterPassable):
+    """How large everything is."""
+
+    var tokens: Int
+    var hidden: Int
+    var q_heads: Int
+    var kv_heads: Int
+    var head_dim: Int
+    var inner: Int
+    """Columns of the MLP."""
+
+    def q_size(self) -> Int:
+        """Numbers of a token's queries."""
+        return self.q_heads * self.head_dim
+
+    def heads(self) -> Int:
+        """Heads of queries, keys and values."""
+        return self.q_heads + 2 * self.kv_heads
+
+    def scratch(self) -> Int:
+        """Float32 numbers that a layer needs for each token beside its input and output."""
+        var attention = self.heads() * self.head_dim + 3 * self.q_size()
+        return 2 * self.hidden + max(attention, 3 * self.inner, self.hidden)
+
+
+@fieldwise_init
+struct Scratch(TrivialRegisterPassable):
+    """What a layer keeps for all tokens between phases; attention and MLP take turns in the same memory."""
+
+    var operand: WritePtr[DType.float32]
+    """[T, hidden]: the normed rows, as the first matrix of either half takes them."""
+    var between: WritePtr[DType.float32]
+    """[T, hidden]: the residual stream between the halves."""
+    var rows: WritePtr[DType.float32]
+    """[T, ...]: of attention the heads [heads, T, head_dim]; of the MLP [T, 2 inner]; and normed rows before either."""
+    var queries: WritePtr[DType.float32]
+    """[T, q_size]."""
+    var attended: WritePtr[DType.float32]
+    """[T, q_size]."""
+    var attended_operand: WritePtr[DType.float32]
+    """[T, q_size]."""
+    var gated_operand: WritePtr[DType.float32]
+    """[T, inner]."""
+
+    def __init__(out self, memory: WritePtr[DType.float32], sizes: LayerSizes):
+        var t = sizes.tokens
+        self.operand = memory
+        self.between = self.operand.unsafe_offset(t * sizes.hidden)
+        self.rows = self.between.unsafe_offset(t * sizes.hidden)
+        self.queries = self.rows.unsafe_offset(t * sizes.heads() * sizes.head_dim)
+        self.attended = self.queries.unsafe_offset(t * sizes.q_size())
+        self.attended_operand = self.attended.unsafe_offset(t * sizes.q_size())
+        self.gated_operand = self.rows.unsafe_offset(t * 2 * sizes.inner)
+
+
+@fieldwise_init
+struct LayerVectors(TrivialRegisterPassable):
+    """The weights of a layer that are no matrices."""
+
+    var input_norm: ReadPtr[DType.float32]
+    var q_norm: ReadPtr[DType.float32]
+    var k_norm: ReadPtr[DType.float32]
+    var post_norm: ReadPtr[DType.float32]
+    var qkv_bias: ReadPtr[DType.float32]
+    var o_bias: ReadPtr[DType.float32]
+    var has_biases: Bool
+    var eps: Float32
+
+
+struct LayerWork[
+    cache_type: DType,
+    query_type: DType,
+    head_dim: Int,
+    Qkv: LinearWeights,
+    Mix: LinearWeights,
+    GateUp: LinearWeights,
+    Down: LinearWeights,
+]:
+    """One layer's work on one batch."""
+
+    var sizes: LayerSizes
+    var x: ReadPtr[DType.float32]
+    """[T, hidden]: the layer's input."""
+    var y: WritePtr[DType.float32]
+    """[T, hidden]: its output."""
+    var rope: ReadPtr[DType.float32]
+    """[T, head_dim]."""
+    var scratch: Scratch
+    var vectors: LayerVectors
+    var qkv: Self.Qkv
+    var mix: Self.Mix
+    var gate_up: Self.GateUp
+    var down: Self.Down
+    var kv: PagedKVCache[Self.cache_type]
+    var slots: RaggedSlots
+    var attention: AttentionWork[Self.cache_type, Self.query_type, Self.head_dim]
+
+    def __init__(
+        out self,
+        sizes: LayerSizes,
+        x: ReadPtr[DType.float32],
+        y: WritePtr[DType.float32],
+        rope: ReadPtr[DType.float32],
+        memory: WritePtr[DType.float32],
+        vectors: LayerVectors,
+        qkv: Self.Qkv,
+        mix: Self.Mix,
+        gate_up: Self.GateUp,
+        down: Self.Down,
+        kv: PagedKVCache[Self.cache_type],
+        slots: RaggedSlots,
+    ):
+        """The work.
+
+        Args:
+            sizes: How large everything is.
+            x: [T, hidden].
+            y: [T, hidden], written.
+            rope: [T, head_dim], see `mili.rope_table`.
+            memory: [T, sizes.scratch()].
+            vectors: Norms and biases.
+            qkv: Projection to queries, keys and values.
+            mix: Projection of what attention gives.
+            gate_up: Projection to the MLP's gate and its factor.
+            down: Projection back.
+            kv: The layer's cache.
+            slots: Where rows write to it.
+        """
+        self.sizes = sizes
+        self.x = x
+        self.y = y
+        self.rope = rope
+        self.scratch = Scratch(memory, sizes)
+        self.vectors = vectors
+        self.qkv = qkv
+        self.mix = mix
+        self.gate_up = gate_up
+        self.down = down
+        self.kv = kv
+        self.slots = slots
+        var batch = RaggedQueries[Self.query_type](
+            q=self.scratch.queries.unsafe_bitcast[Scalar[Self.query_type]](),
+            out_=self.scratch.attended,
+            positions=slots.positions,
+            row_offsets=slots.row_offsets,
+            page_table=slots.page_table,
+            requests=slots.requests,
+            pages_per_request=slots.pages_per_request,
+            q_size=sizes.q_size(),
+            group=sizes.q_heads // sizes.kv_heads,
+        )
+        self.attention = {batch, kv, sizes.kv_heads}
+
+    def run(self):
+        """Does all of it."""
+        var s = self.sizes
+        var units = Array[Int, PHASES](fill=s.tokens)
+        units[HEADS] = s.heads()
+        units[ATTEND] = len(self.attention.list.items)
+        units[MERGE] = len(self.attention.list.split)
+        units[ROUND] = 0 if Self.Mix.plain else s.tokens
+        units[MIX] = self.mix.panels()
+        units[GATE_UP] = self.gate_up.panels()
+        units[DOWN] = self.down.panels()
+        var weights = s.hidden * (s.heads() * s.head_dim + s.q_size() + 3 * s.inner)
+        var threads = team_size(s.tokens * weights + self.attention.list.work * s.head_dim)
+        var queue = PhaseQueue[PHASES](units, threads)
+
+        def worker() {imm}:
+            var tile = self.attention.worker()
+            var ticket = Ticket(0, 0, 0, 0)
+            while queue.take(ticket):
+                if not queue.ready(ticket):
+                    if s.tokens <= FEW_TOKENS:
+                        self.fetch(ticket)
+                    queue.wait(ticket)
+                for unit in range(ticket.begin, ticket.end):
+                    if ticket.phase == ATTEND:
+                        self.attention.compute(tile, unit)
+                    elif ticket.phase == MERGE:
+                        self.attention.merge(tile, unit)
+                    else:
+                        self.do(ticket.phase, unit)
+                queue.finish(ticket)
+
+        run_team(threads, worker)
+        _ = queue^
+
+    def fetch(self, ticket: Ticket):
+        """Asks for the weights that a ticket will need."""
+        if ticket.phase == HEADS:
+            self.qkv.fetch(ticket.begin * Self.head_dim // PANEL)
+        elif ticket.phase == MIX:
+            self.mix.fetch(ticket.begin)
+        elif ticket.phase == GATE_UP:
+            self.gate_up.fetch(ticket.begin)
+        elif ticket.phase == DOWN:
+            self.down.fetch(ticket.begin)
+
+    @always_inline
+    def do(self, phase: Int, unit: Int):
+        """Does a unit of a phase other than attention."""
+        ref s = self.scratch
+        if phase == NORM:
+            self.norm(self.qkv, unit, self.x, self.vectors.input_norm)
+        elif phase == HEADS:
+            self.head(unit)
+        elif phase == ROUND:
+            var row = s.attended.unsafe_offset(unit * self.sizes.q_size())
+            self.mix.take_row(s.attended_operand, self.sizes.tokens, unit, row)
+        elif phase == MIX:
+            self.project(self.mix, s.attended if Self.Mix.plain else s.attended_operand, unit, s.between)
+            if self.vectors.has_biases:
+                self.add(unit, s.between, self.vectors.o_bias, 0)
+            self.add(unit, s.between, self.x, self.sizes.hidden)
+        elif phase == POST_NORM:
+            self.norm(self.gate_up, unit, s.between, self.vectors.post_norm)
+        elif phase == GATE_UP:
+            var to = s.rows.unsafe_offset(unit * PANEL)
+            self.gate_up.multiply(to, 2 * self.sizes.inner, s.operand, self.sizes.tokens, unit)
+        elif phase == SWIGLU:
+            var gate = s.rows.unsafe_offset(unit * 2 * self.sizes.inner)
+            swiglu_row(gate, gate, gate.unsafe_offset(self.sizes.inner), self.sizes.inner)
+            self.down.take_row(s.gated_operand, self.sizes.tokens, unit, gate)
+        else:
+            self.project(self.down, s.gated_operand, unit, self.y)
+            self.add(unit, self.y, s.between, self.sizes.hidden)
+
+    @always_inline
+    def norm[W: LinearWeights](self, w: W, t: Int, x: ReadPtr[DType.float32], gamma: ReadPtr[DType.float32]):
+        """Norms a row for a matrix."""
+        var size = self.sizes.hidden
+        var row = self.scratch.rows.unsafe_offset(t * size)
+        rms_norm_row(row, x.unsafe_offset(t * size), gamma, size, self.vectors.eps)
+        w.take_row(self.scratch.operand, self.sizes.tokens, t, row)
+
+    @always_inline
+    def project[
+        W: LinearWeights
+    ](self, w: W, operand: WritePtr[DType.float32], panel: Int, y: WritePtr[DType.float32]):
+        """Computes a panel of outputs back to the residual stream."""
+        w.multiply(y.unsafe_offset(panel * PANEL), self.sizes.hidden, operand, self.sizes.tokens, panel)
+
+    @always_inline
+    def add(self, panel: Int, y: WritePtr[DType.float32], x: ReadPtr[DType.float32], x_stride: Int):
+        """Adds rows to those of a panel of outputs."""
+        var size = self.sizes.hidden
+        for t in range(self.sizes.tokens):
+            var row = x.unsafe_offset(t * x_stride)
+            add_to(y.unsafe_offset(t * size), row, panel * PANEL, min((panel + 1) * PANEL, size))
+
+    @always_inline
+    def head(self, h: Int):
+        """Computes a head of queries, keys or values of all tokens, and brings it where attention finds it."""
+        comptime panels = Self.head_dim // PANEL
+        var s = self.sizes
+        var heads = self.scratch.rows.unsafe_offset(h * s.tokens * Self.head_dim)
+        for panel in range(panels):
+            var to = heads.unsafe_offset(panel * PANEL)
+            self.qkv.multiply(to, Self.head_dim, self.scratch.operand, s.tokens, h * panels + panel)
+        for t in range(s.tokens):
+            var row = heads.unsafe_offset(t * Self.head_dim)
+            if self.vectors.has_biases:
+                add_to(row, self.vectors.qkv_bias.unsafe_offset(h * Self.head_dim), 0, Self.head_dim)
+            var angles = self.rope.unsafe_offset(t * Self.head_dim)
+            if h < s.q_heads:
+                rms_norm_row(row, row, self.vectors.q_norm, Self.head_dim, self.vectors.eps)
+                rotate_half(row, angles, Self.head_dim)
+                var queries = self.scratch.queries.unsafe_bitcast[Scalar[Self.query_type]]()
+                store_row(queries.unsafe_offset((t * s.q_heads + h) * Self.head_dim), row, Self.head_dim)
+                continue
+            var slot = self.slots.of(t)
+            if h < s.q_heads + s.kv_heads:
+                rms_norm_row(row, row, self.vectors.k_norm, Self.head_dim, self.vectors.eps)
+                rotate_half(row, angles, Self.head_dim)
+                self.kv.store_key(slot.page, h - s.q_heads, slot.slot, row)
+            else:
+                self.kv.store_value(slot.page, h - s.q_heads - s.kv_heads, slot.slot, row, slot.last)
+
+
+@always_inline
+def add_to(y: WritePtr[DType.float32], x: ReadPtr[DType.float32], begin: Int, end: Int):
+    """`y[i] += x[i]` from begin to end."""
+    var i = begin
+    while i + WIDTH <= end:
+        y.unsafe_store(i, y.unsafe_load[width=WIDTH](i) + x.unsafe_load[width=WIDTH](i))
+        i += WIDTH
+    while i < end:
+        y[unsafe_offset=i] += x[unsafe_offset=i]
+        i += 1

@@ -1,0 +1,132 @@
+"""A packed matrix of any type as a part of larger work: rows are brought into the form it is multiplied with, then panels follow."""
+
+from std.math import ceildiv
+from std.sys import size_of
+
+from .linear import linear_block
+from .packed import PANEL, fetch_panel, pack_factor
+from .quantized import QuantizedMatrix, QuantizedRows, quantize_row, quantized_block
+from ..utils.simd import store_row
+from ..utils.types import ReadPtr, WritePtr
+
+comptime FETCHED = 32 * 1024
+"""Bytes of a panel that are asked for before it is its turn."""
+
+
+trait LinearWeights(TrivialRegisterPassable):
+    """A matrix w of a linear layer y = x @ w.T."""
+
+    comptime plain: Bool
+    """Whether x is multiplied as it is, in float32."""
+
+    def panels(self) -> Int:
+        """How many panels there are."""
+        ...
+
+    def take_row(self, memory: WritePtr[DType.float32], tokens: Int, t: Int, x: ReadPtr[DType.float32]):
+        """Brings a row of x into the form in which it is multiplied.
+
+        Args:
+            memory: Room for `tokens` rows of as many float32.
+            tokens: Rows of x.
+            t: Number of the row.
+            x: The row.
+        """
+        ...
+
+    def multiply(
+        self, y: WritePtr[DType.float32], y_stride: Int, memory: WritePtr[DType.float32], tokens: Int, panel: Int
+    ):
+        """Computes the outputs of a panel.
+
+        Args:
+            y: The panel's first output of the first row.
+            y_stride: Elements from one row of y to the next.
+            memory: The rows, from `take_row`.
+            tokens: How many.
+            panel: Number of the panel.
+        """
+        ...
+
+    def fetch(self, panel: Int):
+        """Asks for the beginning of a panel."""
+        ...
+
+
+@fieldwise_init
+struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, pairs: Bool](LinearWeights):
+    """A matrix w of a linear layer y = x @ w.T.
+
+    Parameters:
+        isa: Instructions to use.
+        dtype: Type of w; uint8 where it is quantised.
+        bits: Of a quantised weight.
+        offsets: Whether quantised weights have offsets.
+        pairs: Whether x is rounded to the type of w, where that is bfloat16.
+    """
+
+    comptime quantized = Self.dtype == DType.uint8
+    comptime operand = DType.bfloat16 if Self.pairs and Self.dtype == DType.bfloat16 else DType.float32
+    """Type of x where w is not quantised."""
+    comptime plain = not Self.quantized and Self.operand == DType.float32
+
+    var data: ReadPtr[Self.dtype]
+    var rows: Int
+    var columns: Int
+    var groups: Int
+    """Groups of columns in a row of a quantised matrix."""
+
+    @always_inline
+    def panels(self) -> Int:
+        return ceildiv(self.rows, PANEL)
+
+    @always_inline
+    def panel_size(self) -> Int:
+        """Elements of a panel."""
+        comptime if Self.quantized:
+            return self.groups * QuantizedMatrix[Self.bits, Self.offsets].block_bytes(self.columns // self.groups)
+        else:
+            comptime factor = pack_factor[Self.dtype]()
+            return ceildiv(self.columns, factor) * factor * PANEL
+
+    @always_inline
+    def quantized_rows(self, memory: WritePtr[DType.float32], tokens: Int) -> QuantizedRows:
+        """Rounded rows in memory: the values of all, and then their scales."""
+        var values = memory.unsafe_bitcast[Int8]()
+        return {values, memory.unsafe_offset(tokens * self.columns // 4), self.columns, self.groups}
+
+    @always_inline
+    def take_row(self, memory: WritePtr[DType.float32], tokens: Int, t: Int, x: ReadPtr[DType.float32]):
+        comptime if Self.quantized:
+            var scales = memory.unsafe_offset(tokens * self.columns // 4 + 2 * t * self.groups)
+            var values = memory.unsafe_bitcast[Int8]().unsafe_offset(t * self.columns)
+            quantize_row(values, scales, x, self.groups, self.columns // self.groups)
+        else:
+            store_row(memory.unsafe_bitcast[Scalar[Self.operand]]().unsafe_offset(t * self.columns), x, self.columns)
+
+    @always_inline
+    def multiply(
+        self, y: WritePtr[DType.float32], y_stride: Int, memory: WritePtr[DType.float32], tokens: Int, panel: Int
+    ):
+        # The first rows bring the weights into the cache, the others find them there.
+        var t = 0
+        while t < tokens:
+            var to = y.unsafe_offset(t * y_stride)
+            comptime if Self.quantized:
+                var w = QuantizedMatrix[Self.bits, Self.offsets](
+                    rebind[ReadPtr[DType.uint8]](self.data), self.rows, self.groups, self.columns // self.groups
+                )
+                var x = self.quantized_rows(memory, tokens).row(t)
+                t += quantized_block[Self.isa](to, y_stride, x, tokens - t, w, panel)
+            else:
+                var x = memory.unsafe_bitcast[Scalar[Self.operand]]().unsafe_offset(t * self.columns)
+                var w = self.data.unsafe_offset(panel * self.panel_size())
+                var outputs = min(PANEL, self.rows - panel * PANEL)
+                t += linear_block[Self.isa, Self.operand, Self.dtype](
+                    to, y_stride, x, tokens - t, w, self.columns, outputs
+                )
+
+    @always_inline
+    def fetch(self, panel: Int):
+        var size = self.panel_size()
+        fetch_panel(self.data.unsafe_offset(panel * size), min(FETCHED, size * size_of[Self.dtype]()))

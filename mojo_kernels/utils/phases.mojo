@@ -1,0 +1,125 @@
+"""Parallel phases, one after the other, on threads that wait for each other without the operating system.
+
+Waking the pool's threads and waiting for them takes longer than a small layer's work, and an atomic counter 100 times less. So
+threads are woken once for many phases. Tickets, each for some units of a phase, are handed out in order, and whoever holds one
+waits until all of the phase before is done; as a ticket that others wait for is being worked on, someone always goes on.
+"""
+
+from std.atomic import Atomic, Ordering
+from std.ffi import external_call
+from std.math import ceildiv
+from std.runtime import parallelism_level
+from std.sys import CompilationTarget, inlined_assembly
+from max.algorithm import sync_parallelize
+
+from .parallel import MIN_WORK_PER_TASK
+from .types import WritePtr, untracked
+
+comptime TICKETS_PER_THREAD = 16
+"""Of a phase: fewer keep counters quiet, more share work evenly."""
+comptime SPINS = 500
+"""Looks at a counter before the operating system may run something else."""
+comptime LINE = 8
+"""Counters that share a cache line, of which only one is used."""
+
+
+@fieldwise_init
+struct Ticket(TrivialRegisterPassable):
+    """Some units of a phase."""
+
+    var phase: Int
+    var number: Int
+    """Among the tickets of all phases."""
+    var begin: Int
+    var end: Int
+
+
+struct PhaseQueue[phases: Int]:
+    """Hands out tickets, and knows which phases are done.
+
+    Parameters:
+        phases: How many there are.
+    """
+
+    var units: Array[Int, Self.phases]
+    var grain: Array[Int, Self.phases]
+    """Units of a ticket."""
+    var first: Array[Int, Self.phases + 1]
+    """Number of a phase's first ticket."""
+    var counters: Array[Int64, (Self.phases + 1) * LINE]
+    """Tickets handed out, and behind it, for each phase, tickets done."""
+
+    def __init__(out self, units: Array[Int, Self.phases], threads: Int):
+        """A queue from its start.
+
+        Args:
+            units: Independent units of work of each phase; none is fine.
+            threads: Threads that will take tickets.
+        """
+        self.units = units.copy()
+        self.grain = {fill = 1}
+        self.first = {fill = 0}
+        self.counters = {fill = 0}
+        for p in range(Self.phases):
+            self.grain[p] = max(1, units[p] // (threads * TICKETS_PER_THREAD)) if threads > 1 else max(1, units[p])
+            self.first[p + 1] = self.first[p] + ceildiv(units[p], self.grain[p])
+
+    @always_inline
+    def counter(self, index: Int) -> WritePtr[DType.int64]:
+        """The counter of tickets handed out (0), or of those done of phase `index - 1`."""
+        return untracked(self.counters.unsafe_ptr().unsafe_mut_cast[True]()).unsafe_offset(index * LINE)
+
+    def take(self, mut ticket: Ticket) -> Bool:
+        """Replaces a thread's ticket, at first one of phase 0, by its next one; false when there are no more."""
+        ticket.number = Int(Atomic[Int64].fetch_add(self.counter(0), 1))
+        while ticket.phase < Self.phases and ticket.number >= self.first[ticket.phase + 1]:
+            ticket.phase += 1
+        if ticket.phase == Self.phases:
+            return False
+        ticket.begin = (ticket.number - self.first[ticket.phase]) * self.grain[ticket.phase]
+        ticket.end = min(ticket.begin + self.grain[ticket.phase], self.units[ticket.phase])
+        return True
+
+    @always_inline
+    def ready(self, ticket: Ticket) -> Bool:
+        """Whether everything that the ticket needs is done."""
+        var p = ticket.phase
+        while p > 0 and self.units[p - 1] == 0:
+            p -= 1
+        if p == 0:
+            return True
+        var done = Atomic[Int64].load[ordering = Ordering.ACQUIRE](self.counter(p))
+        return Int(done) == self.first[p] - self.first[p - 1]
+
+    def wait(self, ticket: Ticket):
+        """Waits until everything that the ticket needs is done."""
+        var spins = 0
+        while not self.ready(ticket):
+            comptime if CompilationTarget.is_x86():
+                inlined_assembly["pause", NoneType, constraints="~{memory}", has_side_effect=True]()
+            spins += 1
+            if spins == SPINS:  # there may be fewer cores than threads at the moment
+                _ = external_call["sched_yield", Int32]()
+                spins = 0
+
+    @always_inline
+    def finish(self, ticket: Ticket):
+        """Says that the ticket's work is done."""
+        _ = Atomic[Int64].fetch_add[ordering = Ordering.RELEASE](self.counter(ticket.phase + 1), 1)
+
+
+def team_size(work: Int) -> Int:
+    """Threads that pay for so many operations."""
+    return max(1, min(parallelism_level(), work // MIN_WORK_PER_TASK))
+
+
+def run_team[Work: def() -> None](threads: Int, worker: Work):
+    """Calls `worker()` on so many threads, at about the same time if they have nothing else to do."""
+    if threads == 1:
+        worker()
+        return
+
+    def task(i: Int) {imm}:
+        worker()
+
+    sync_parallelize(task, threads)

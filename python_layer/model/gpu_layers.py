@@ -1,0 +1,107 @@
+"""The transformer blocks on a GPU: an op for each part, and MAX's matrix products between them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from max.dtype import DType
+from max.graph import Graph, TensorType, TensorValue, Value, ops
+
+from python_layer.model.config import Qwen3Config
+from python_layer.model.graph_ops import CPU, FLOAT, LAYER_BIASES, LAYER_WEIGHTS, StepInputs, custom_op, float_constant
+from python_layer.model.linear import LinearLayers
+from python_layer.model.weights import FINAL_NORM
+
+
+def gpu_layers(
+    graph: Graph,
+    config: Qwen3Config,
+    step: StepInputs,
+    hidden: TensorValue,
+    rope: TensorValue,
+    weights: Mapping[str, TensorValue],
+    kernels: Path,
+    linear: LinearLayers,
+) -> TensorValue:
+    """All blocks and the final norm.
+
+    Args:
+        graph: The graph to which this belongs.
+        config: The model.
+        step: The graph's inputs.
+        hidden: [T, hidden_size], float32: the embeddings.
+        rope: [T, head_dim].
+        weights: By their names in the graph.
+        kernels: The compiled kernel package.
+        linear: Builds the linear layers.
+
+    Returns:
+        [T, hidden_size], bfloat16.
+    """
+    first_norm = [hidden, weights["layers.0.input_norm"], float_constant(config.rms_norm_eps)]
+    normed = custom_op("rms_norm", first_norm, hidden.shape, DType.bfloat16)
+    layer = _layer_graph(graph, config, step, [hidden, normed, rope], weights, kernels, linear)
+    for i in range(config.num_hidden_layers):
+        # A layer ends with the norm that its successor begins with: one pass with the residual addition.
+        following = f"layers.{i + 1}.input_norm" if i + 1 < config.num_hidden_layers else FINAL_NORM
+        parts = [weights[f"layers.{i}.{name}"] for name in _weight_names(config)]
+        index = ops.constant(i, DType.int32, CPU)
+        results = ops.call(layer, index, *step.for_layers(), hidden, normed, rope, *parts, weights[following])
+        hidden, normed = (value.tensor for value in results)
+    return normed
+
+
+def _layer_graph(
+    graph: Graph,
+    config: Qwen3Config,
+    step: StepInputs,
+    activations: Sequence[TensorValue],
+    weights: Mapping[str, TensorValue],
+    kernels: Path,
+    linear: LinearLayers,
+) -> Graph:
+    """One transformer block, compiled once and called for every layer with its weights."""
+    names = _weight_names(config)
+    parts = [weights[f"layers.0.{name}"] for name in names]
+    values: list[Value] = [*step.for_layers(), *activations, *parts, weights[FINAL_NORM]]
+    types = [TensorType(DType.int32, [], CPU), *(value.type for value in values)]
+    with graph.add_subgraph("layer", input_types=types, custom_extensions=[kernels]) as layer:
+        index, cache, *rest = layer.inputs
+        positions, row_offsets, page_table, hidden, normed, rope, *own, next_norm = (v.tensor for v in rest)
+        w = dict(zip(names, own, strict=True))
+        eps = float_constant(config.rms_norm_eps)
+        rows, between = hidden.shape[0], normed.dtype
+
+        qkv = linear.apply("qkv", normed, w["qkv"], config.q_size + 2 * config.kv_size, w.get("qkv_bias"))
+        queries = custom_op(
+            "qk_norm_rope_store",
+            [cache.buffer, qkv, w["q_norm"], w["k_norm"], rope, positions, row_offsets, page_table, index.tensor, eps],
+            [rows, config.q_size],
+            between,
+        )
+        attended = custom_op(
+            "paged_attention",
+            [cache.buffer, queries, positions, row_offsets, page_table, index.tensor],
+            [rows, config.q_size],
+            between,
+            head_dim=config.head_dim,
+        )
+        mixed = linear.apply("o", attended, w["o"], config.hidden_size, w.get("o_bias"))
+        hidden, normed = _add_norm(mixed, hidden, w["post_norm"], eps)
+        both = linear.apply("gate_up", normed, w["gate_up"], 2 * config.intermediate_size)
+        gated = custom_op("swiglu", [both], [rows, config.intermediate_size], between)
+        down = linear.apply("down", gated, w["down"], config.hidden_size)
+        layer.output(*_add_norm(down, hidden, next_norm, eps))
+    return layer
+
+
+def _weight_names(config: Qwen3Config) -> tuple[str, ...]:
+    return LAYER_WEIGHTS + LAYER_BIASES if config.attention_bias else LAYER_WEIGHTS
+
+
+def _add_norm(
+    x: TensorValue, residual: TensorValue, gamma: TensorValue, eps: TensorValue
+) -> tuple[TensorValue, TensorValue]:
+    """(x + residual, its RMSNorm in the type of x)."""
+    out = [TensorType(x.dtype, x.shape, x.device), TensorType(FLOAT, x.shape, x.device)]
+    normed, total = ops.custom("mili.add_rms_norm", x.device, [x, residual, gamma, eps], out)
+    return total.tensor, normed.tensor
