@@ -12,7 +12,7 @@ comptime PANEL = 64
 """Rows of a panel."""
 comptime LINE = 64
 """Bytes of a cache line."""
-comptime AHEAD = 2048
+comptime AHEAD = 8192
 """Bytes that weights are asked for before they are needed: what memory delivers while it answers."""
 comptime READ_SOON = PrefetchOptions().for_read().medium_locality().to_data_cache()
 comptime READ_AHEAD = PrefetchOptions().for_read().high_locality().to_data_cache()

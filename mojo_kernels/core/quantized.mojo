@@ -168,6 +168,8 @@ def quantized_tile[
                     comptime for v in range(vectors):
                         acc[r * vectors + v] = add_quads[isa, bits](acc[r * vectors + v], wv[v], quad)
         var scales = w.scales(block).unsafe_offset(lane)
+        comptime for part in range(2 if offsets else 1):
+            fetch_ahead[2 * width * vectors](scales.unsafe_offset(part * PANEL))
         comptime for r in range(rows):
             var unit = x.scales[unsafe_offset=2 * (r * x.groups + g)]
             var sum_ = x.scales[unsafe_offset=2 * (r * x.groups + g) + 1]
