@@ -14,7 +14,7 @@ from .activations import swiglu_row
 from .attention import AttentionWork
 from .matrix import LinearWeights
 from .normalization import rms_norm_row
-from .packed import PANEL
+from .packed import PANEL, fetch_panel
 from .rope import rotate_half
 
 comptime NORM = 0
@@ -29,8 +29,8 @@ comptime SWIGLU = 8
 comptime DOWN = 9
 comptime PHASES = 10
 
-comptime FEW_TOKENS = 32
-"""With so many, weights are read from memory more slowly than they are multiplied."""
+comptime FETCHED = 32 * 1024
+"""Bytes of weights that a thread that waits asks for."""
 
 
 @fieldwise_init
@@ -205,47 +205,59 @@ struct LayerWork[
         def worker() {imm}:
             var tile = self.attention.worker()
             var ticket = Ticket(0, 0, 0, 0)
-            while queue.take(ticket):
+            var more = queue.take(ticket)
+            while more:
+                # The next ticket is taken before this one's work, to know which weights to ask for meanwhile.
+                var following = ticket
+                more = queue.take(following)
                 if not queue.ready(ticket):
-                    if s.tokens <= FEW_TOKENS:
-                        self.fetch(ticket)
+                    fetch_panel(self.panel(ticket.phase, ticket.begin), FETCHED)
                     queue.wait(ticket)
+                var after = self.panel(following.phase, following.begin)
                 for unit in range(ticket.begin, ticket.end):
                     if ticket.phase == ATTEND:
                         self.attention.compute(tile, unit)
                     elif ticket.phase == MERGE:
                         self.attention.merge(tile, unit)
                     else:
-                        self.do(ticket.phase, unit)
+                        self.do(ticket.phase, unit, self.panel(ticket.phase, unit + 1) if unit + 1 < ticket.end else after)
                 queue.finish(ticket)
+                ticket = following
 
         run_team(threads, worker)
         _ = queue^
 
-    def fetch(self, ticket: Ticket):
-        """Asks for the weights that a ticket will need."""
-        if ticket.phase == HEADS:
-            self.qkv.fetch(ticket.begin * Self.head_dim // PANEL)
-        elif ticket.phase == MIX:
-            self.mix.fetch(ticket.begin)
-        elif ticket.phase == GATE_UP:
-            self.gate_up.fetch(ticket.begin)
-        elif ticket.phase == DOWN:
-            self.down.fetch(ticket.begin)
+    @always_inline
+    def panel(self, phase: Int, unit: Int) -> ReadPtr[DType.uint8]:
+        """The first weights that a unit of a phase needs; those of the phase to come where it needs none."""
+        if phase == HEADS:
+            return self.qkv.panel(unit * Self.head_dim // PANEL)
+        elif phase == MIX:
+            return self.mix.panel(unit)
+        elif phase == GATE_UP:
+            return self.gate_up.panel(unit)
+        elif phase == DOWN:
+            return self.down.panel(unit)
+        elif phase == NORM:
+            return self.qkv.panel(0)
+        elif phase < MIX:
+            return self.mix.panel(0)
+        else:
+            return self.gate_up.panel(0) if phase < GATE_UP else self.down.panel(0)
 
     @always_inline
-    def do(self, phase: Int, unit: Int):
-        """Does a unit of a phase other than attention."""
+    def do(self, phase: Int, unit: Int, next: ReadPtr[DType.uint8]):
+        """Does a unit of a phase other than attention; `next` is the panel to ask for meanwhile."""
         ref s = self.scratch
         if phase == NORM:
             self.norm(self.qkv, unit, self.x, self.vectors.input_norm)
         elif phase == HEADS:
-            self.head(unit)
+            self.head(unit, next)
         elif phase == ROUND:
             var row = s.attended.unsafe_offset(unit * self.sizes.q_size())
             self.mix.take_row(s.attended_operand, self.sizes.tokens, unit, row)
         elif phase == MIX:
-            self.project(self.mix, s.attended if Self.Mix.plain else s.attended_operand, unit, s.between)
+            self.project(self.mix, s.attended if Self.Mix.plain else s.attended_operand, unit, s.between, next)
             if self.vectors.has_biases:
                 self.add(unit, s.between, self.vectors.o_bias, 0)
             self.add(unit, s.between, self.x, self.sizes.hidden)
@@ -253,13 +265,13 @@ struct LayerWork[
             self.norm(self.gate_up, unit, s.between, self.vectors.post_norm)
         elif phase == GATE_UP:
             var to = s.rows.unsafe_offset(unit * PANEL)
-            self.gate_up.multiply(to, 2 * self.sizes.inner, s.operand, self.sizes.tokens, unit)
+            self.gate_up.multiply(to, 2 * self.sizes.inner, s.operand, self.sizes.tokens, unit, next)
         elif phase == SWIGLU:
             var gate = s.rows.unsafe_offset(unit * 2 * self.sizes.inner)
             swiglu_row(gate, gate, gate.unsafe_offset(self.sizes.inner), self.sizes.inner)
             self.down.take_row(s.gated_operand, self.sizes.tokens, unit, gate)
         else:
-            self.project(self.down, s.gated_operand, unit, self.y)
+            self.project(self.down, s.gated_operand, unit, self.y, next)
             self.add(unit, self.y, s.between, self.sizes.hidden)
 
     @always_inline
@@ -273,9 +285,16 @@ struct LayerWork[
     @always_inline
     def project[
         W: LinearWeights
-    ](self, w: W, operand: WritePtr[DType.float32], panel: Int, y: WritePtr[DType.float32]):
+    ](
+        self,
+        w: W,
+        operand: WritePtr[DType.float32],
+        panel: Int,
+        y: WritePtr[DType.float32],
+        next: ReadPtr[DType.uint8],
+    ):
         """Computes a panel of outputs back to the residual stream."""
-        w.multiply(y.unsafe_offset(panel * PANEL), self.sizes.hidden, operand, self.sizes.tokens, panel)
+        w.multiply(y.unsafe_offset(panel * PANEL), self.sizes.hidden, operand, self.sizes.tokens, panel, next)
 
     @always_inline
     def add(self, panel: Int, y: WritePtr[DType.float32], x: ReadPtr[DType.float32], x_stride: Int):
@@ -286,14 +305,16 @@ struct LayerWork[
             add_to(y.unsafe_offset(t * size), row, panel * PANEL, min((panel + 1) * PANEL, size))
 
     @always_inline
-    def head(self, h: Int):
+    def head(self, h: Int, next: ReadPtr[DType.uint8]):
         """Computes a head of queries, keys or values of all tokens, and brings it where attention finds it."""
         comptime panels = Self.head_dim // PANEL
         var s = self.sizes
         var heads = self.scratch.rows.unsafe_offset(h * s.tokens * Self.head_dim)
         for panel in range(panels):
             var to = heads.unsafe_offset(panel * PANEL)
-            self.qkv.multiply(to, Self.head_dim, self.scratch.operand, s.tokens, h * panels + panel)
+            var index = h * panels + panel
+            var then = self.qkv.panel(index + 1) if panel + 1 < panels else next
+            self.qkv.multiply(to, Self.head_dim, self.scratch.operand, s.tokens, index, then)
         for t in range(s.tokens):
             var row = heads.unsafe_offset(t * Self.head_dim)
             if self.vectors.has_biases:

@@ -11,7 +11,7 @@ from std.math import ceildiv, fma
 from std.memory import bitcast
 from std.sys import size_of
 
-from .packed import PANEL, fetch_ahead, pack_factor, store_outputs
+from .packed import NextWeights, PANEL, fetch_ahead, pack_factor, store_outputs
 from ..utils.isa import add_pairs, has_pairs, lanes, registers
 from ..utils.parallel import parallel_ranges
 from ..utils.types import ReadPtr, WritePtr, require_cpu, untracked
@@ -47,6 +47,7 @@ def add_products[
     x_stride: Int,
     w: ReadPtr[wtype],
     steps: Int,
+    next: NextWeights,
 ):
     """Adds the products at some columns, or at pairs of columns where those lie together.
 
@@ -63,6 +64,7 @@ def add_products[
         x_stride: Elements from one row of x to the next.
         w: The same of the panel.
         steps: Columns, or pairs of them.
+        next: What a tile of several rows asks memory for meanwhile.
     """
     comptime width = lanes[isa]()
     comptime Vector = SIMD[DType.float32, width]
@@ -72,6 +74,8 @@ def add_products[
     comptime if has_pairs[isa]() and xtype == DType.bfloat16 and wtype == DType.bfloat16:
         for k in range(steps):
             fetch_ahead[bytes](w.unsafe_offset(k * step_size))
+            comptime if rows > 1:
+                next.fetch(k)
             var wv = Array[SIMD[DType.float32, 16], vectors](fill=SIMD[DType.float32, 16](0))
             comptime for v in range(vectors):
                 wv[v] = bitcast[DType.float32, 16](w.unsafe_load[width=32](k * step_size + 32 * v))
@@ -83,6 +87,9 @@ def add_products[
     else:
         # One half of some pairs after the other: both at once would not fit the register file.
         for begin in range(0, steps, STRIP):
+            comptime if rows > 1:
+                for k in range(begin, min(begin + STRIP, steps)):
+                    next.fetch(k)
             comptime for half in range(factor):
                 for k in range(begin, min(begin + STRIP, steps)):
                     comptime if half == 0:
@@ -100,7 +107,13 @@ def add_products[
 def linear_tile[
     isa: StaticString, rows: Int, vectors: Int, xtype: DType, wtype: DType
 ](
-    y: WritePtr[DType.float32], y_stride: Int, x: ReadPtr[xtype], w: ReadPtr[wtype], k_size: Int, outputs: Int
+    y: WritePtr[DType.float32],
+    y_stride: Int,
+    x: ReadPtr[xtype],
+    w: ReadPtr[wtype],
+    k_size: Int,
+    outputs: Int,
+    next: NextWeights,
 ):
     """A block of outputs, accumulated in registers over all of k.
 
@@ -118,18 +131,19 @@ def linear_tile[
         w: The panel, from the block's first lane on.
         k_size: Length of the sums.
         outputs: How many of the lanes are outputs.
+        next: What a tile of several rows asks memory for meanwhile.
     """
     comptime Vector = SIMD[DType.float32, lanes[isa]()]
     comptime factor = pack_factor[wtype]()
     var acc = Array[Vector, rows * vectors](fill=Vector(0))
     var whole = k_size // factor
-    add_products[isa, rows, vectors](acc, x, k_size, w, whole)
+    add_products[isa, rows, vectors](acc, x, k_size, w, whole, next)
     if whole * factor < k_size:  # half a pair is left, and the other half of the weights is zero
         var last = Array[Scalar[xtype], rows * 2](fill=0)
         comptime for r in range(rows):
             last[2 * r] = x[unsafe_offset=r * k_size + k_size - 1]
         add_products[isa, rows, vectors](
-            acc, untracked(last.unsafe_ptr()), 2, w.unsafe_offset(whole * PANEL * factor), 1
+            acc, untracked(last.unsafe_ptr()), 2, w.unsafe_offset(whole * PANEL * factor), 1, next
         )
         _ = last^
     comptime for r in range(rows):
@@ -137,7 +151,7 @@ def linear_tile[
             store_outputs(y.unsafe_offset(r * y_stride), lanes[isa]() * v, acc[r * vectors + v], outputs)
 
 
-def linear_block[
+def linear_panel[
     isa: StaticString, xtype: DType, wtype: DType
 ](
     y: WritePtr[DType.float32],
@@ -147,19 +161,48 @@ def linear_block[
     w: ReadPtr[wtype],
     k_size: Int,
     outputs: Int,
-) -> Int:
-    """The first rows of x, as many as make a tile, against a panel; returns how many."""
-    comptime for rows in [ROWS, 4, 2, 1]:
-        if m_size >= rows:
-            comptime vectors = tile_vectors[isa, rows]()
-            comptime for lane in range(0, PANEL, vectors * lanes[isa]()):
-                if lane < outputs:
-                    var wp = w.unsafe_offset(lane * pack_factor[wtype]())
-                    linear_tile[isa, rows, vectors](
-                        y.unsafe_offset(lane), y_stride, x, wp, k_size, outputs - lane
-                    )
-            return rows
-    return 0
+    next: NextWeights,
+):
+    """All rows of x against a panel.
+
+    Parameters:
+        isa: Instructions.
+        xtype: Type of x.
+        wtype: Type of the weights.
+
+    Args:
+        y: First output of the panel; row r begins at `y + r * y_stride`.
+        y_stride: Elements from one row of y to the next.
+        x: [m_size, k_size].
+        m_size: Rows of x.
+        w: The panel.
+        k_size: Length of the sums.
+        outputs: How many of the lanes are outputs.
+        next: The panel that is needed next.
+    """
+    comptime step_bytes = PANEL * pack_factor[wtype]() * size_of[wtype]()
+    var steps = k_size // pack_factor[wtype]()
+    # The first rows bring the weights into the cache, the others find them there.
+    var m = 0
+    var tile = 0
+    while m < m_size:
+        comptime for rows in [ROWS, 4, 2, 1]:
+            if m_size - m >= rows:
+                comptime vectors = tile_vectors[isa, rows]()
+                comptime for lane in range(0, PANEL, vectors * lanes[isa]()):
+                    if lane < outputs:
+                        linear_tile[isa, rows, vectors](
+                            y.unsafe_offset(m * y_stride + lane),
+                            y_stride,
+                            x.unsafe_offset(m * k_size),
+                            w.unsafe_offset(lane * pack_factor[wtype]()),
+                            k_size,
+                            outputs - lane,
+                            next.after(tile, steps, step_bytes),
+                        )
+                m += rows
+                break
+        tile += 1
 
 
 def linear_cpu[
@@ -178,21 +221,14 @@ def linear_cpu[
     comptime factor = pack_factor[wtype]()
     var panel_size = ceildiv(k_size, factor) * factor * PANEL
 
-    def panels(begin: Int, end: Int) {var y, var x, var w, imm}:
+    def panels(begin: Int, end: Int) {imm}:
         for p in range(begin, end):
             var n = p * PANEL
-            # The first rows bring a panel of weights into the cache, the others find it there.
-            var m = 0
-            while m < m_size:
-                m += linear_block[isa](
-                    y.unsafe_offset(m * n_size + n),
-                    n_size,
-                    x.unsafe_offset(m * k_size),
-                    m_size - m,
-                    w.unsafe_offset(p * panel_size),
-                    k_size,
-                    min(PANEL, n_size - n),
-                )
+            var panel = w.unsafe_offset(p * panel_size)
+            var next = panel.unsafe_offset(panel_size if p + 1 < end else 0).unsafe_bitcast[UInt8]()
+            linear_panel[isa](
+                y.unsafe_offset(n), n_size, x, m_size, panel, k_size, min(PANEL, n_size - n), {next}
+            )
 
     parallel_ranges(ceildiv(n_size, PANEL), PANEL * m_size * k_size, panels)
 

@@ -1,17 +1,12 @@
 """A packed matrix of any type as a part of larger work: rows are brought into the form it is multiplied with, then panels follow."""
 
 from std.math import ceildiv
-from std.sys import size_of
 
-from .linear import linear_block
-from .packed import PANEL, fetch_panel, pack_factor
-from .quantized import QuantizedMatrix, QuantizedRows, quantize_row, quantized_block
+from .linear import linear_panel
+from .packed import PANEL, pack_factor
+from .quantized import QuantizedMatrix, QuantizedRows, quantize_row, quantized_panel
 from ..utils.simd import store_row
 from ..utils.types import ReadPtr, WritePtr
-
-comptime FETCHED = 32 * 1024
-"""Bytes of a panel that are asked for before it is its turn."""
-
 
 trait LinearWeights(TrivialRegisterPassable):
     """A matrix w of a linear layer y = x @ w.T."""
@@ -35,7 +30,13 @@ trait LinearWeights(TrivialRegisterPassable):
         ...
 
     def multiply(
-        self, y: WritePtr[DType.float32], y_stride: Int, memory: WritePtr[DType.float32], tokens: Int, panel: Int
+        self,
+        y: WritePtr[DType.float32],
+        y_stride: Int,
+        memory: WritePtr[DType.float32],
+        tokens: Int,
+        panel: Int,
+        next: ReadPtr[DType.uint8],
     ):
         """Computes the outputs of a panel.
 
@@ -45,11 +46,12 @@ trait LinearWeights(TrivialRegisterPassable):
             memory: The rows, from `take_row`.
             tokens: How many.
             panel: Number of the panel.
+            next: The panel, of any matrix, that is needed next.
         """
         ...
 
-    def fetch(self, panel: Int):
-        """Asks for the beginning of a panel."""
+    def panel(self, index: Int) -> ReadPtr[DType.uint8]:
+        """Where a panel begins."""
         ...
 
 
@@ -90,12 +92,6 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, pairs: 
             return ceildiv(self.columns, factor) * factor * PANEL
 
     @always_inline
-    def quantized_rows(self, memory: WritePtr[DType.float32], tokens: Int) -> QuantizedRows:
-        """Rounded rows in memory: the values of all, and then their scales."""
-        var values = memory.unsafe_bitcast[Int8]()
-        return {values, memory.unsafe_offset(tokens * self.columns // 4), self.columns, self.groups}
-
-    @always_inline
     def take_row(self, memory: WritePtr[DType.float32], tokens: Int, t: Int, x: ReadPtr[DType.float32]):
         comptime if Self.quantized:
             var scales = memory.unsafe_offset(tokens * self.columns // 4 + 2 * t * self.groups)
@@ -106,27 +102,33 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, pairs: 
 
     @always_inline
     def multiply(
-        self, y: WritePtr[DType.float32], y_stride: Int, memory: WritePtr[DType.float32], tokens: Int, panel: Int
+        self,
+        y: WritePtr[DType.float32],
+        y_stride: Int,
+        memory: WritePtr[DType.float32],
+        tokens: Int,
+        panel: Int,
+        next: ReadPtr[DType.uint8],
     ):
-        # The first rows bring the weights into the cache, the others find them there.
-        var t = 0
-        while t < tokens:
-            var to = y.unsafe_offset(t * y_stride)
-            comptime if Self.quantized:
-                var w = QuantizedMatrix[Self.bits, Self.offsets](
-                    rebind[ReadPtr[DType.uint8]](self.data), self.rows, self.groups, self.columns // self.groups
-                )
-                var x = self.quantized_rows(memory, tokens).row(t)
-                t += quantized_block[Self.isa](to, y_stride, x, tokens - t, w, panel)
-            else:
-                var x = memory.unsafe_bitcast[Scalar[Self.operand]]().unsafe_offset(t * self.columns)
-                var w = self.data.unsafe_offset(panel * self.panel_size())
-                var outputs = min(PANEL, self.rows - panel * PANEL)
-                t += linear_block[Self.isa, Self.operand, Self.dtype](
-                    to, y_stride, x, tokens - t, w, self.columns, outputs
-                )
+        comptime if Self.quantized:
+            var w = QuantizedMatrix[Self.bits, Self.offsets](
+                rebind[ReadPtr[DType.uint8]](self.data), self.rows, self.groups, self.columns // self.groups
+            )
+            var x = QuantizedRows(
+                memory.unsafe_bitcast[Int8](),
+                memory.unsafe_offset(tokens * self.columns // 4),
+                self.columns,
+                self.groups,
+            )
+            quantized_panel[Self.isa](y, y_stride, x, tokens, w, panel, {next})
+        else:
+            var x = memory.unsafe_bitcast[Scalar[Self.operand]]()
+            var w = self.data.unsafe_offset(panel * self.panel_size())
+            var outputs = min(PANEL, self.rows - panel * PANEL)
+            linear_panel[Self.isa, Self.operand, Self.dtype](
+                y, y_stride, x, tokens, w, self.columns, outputs, {next}
+            )
 
     @always_inline
-    def fetch(self, panel: Int):
-        var size = self.panel_size()
-        fetch_panel(self.data.unsafe_offset(panel * size), min(FETCHED, size * size_of[Self.dtype]()))
+    def panel(self, index: Int) -> ReadPtr[DType.uint8]:
+        return self.data.unsafe_offset(index * self.panel_size()).unsafe_bitcast[UInt8]()

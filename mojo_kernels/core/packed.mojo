@@ -14,6 +14,8 @@ comptime LINE = 64
 """Bytes of a cache line."""
 comptime AHEAD = 8192
 """Bytes that weights are asked for before they are needed: what memory delivers while it answers."""
+comptime NEXT_LINES = 2
+"""Lines of the next panel that are asked for in each step: the first two tiles of a panel ask for all of it."""
 comptime READ_SOON = PrefetchOptions().for_read().medium_locality().to_data_cache()
 comptime READ_AHEAD = PrefetchOptions().for_read().high_locality().to_data_cache()
 
@@ -31,10 +33,36 @@ def fetch_ahead[bytes: Int, dtype: DType](w: ReadPtr[dtype]):
         prefetch[READ_AHEAD](w.unsafe_bitcast[UInt8]().unsafe_offset(AHEAD + line))
 
 
-def fetch_panel(w: ReadPtr[_], bytes: Int):
+@fieldwise_init
+struct NextWeights(TrivialRegisterPassable):
+    """The weights that are needed after a panel; tiles of several rows, which leave memory idle, ask for them meanwhile."""
+
+    var start: ReadPtr[DType.uint8]
+    var stride: Int
+    """Bytes to ask for in each step, or 0 where all is asked for."""
+
+    def __init__(out self, start: ReadPtr[DType.uint8]):
+        self.start = start
+        self.stride = NEXT_LINES * LINE
+
+    @always_inline
+    def fetch(self, step: Int):
+        """Asks for a step's share."""
+        comptime for line in range(NEXT_LINES):
+            prefetch[READ_SOON](self.start.unsafe_offset(step * self.stride + line * LINE))
+
+    def after(self, tile: Int, steps: Int, step_bytes: Int) -> Self:
+        """What is left to ask for after some tiles of a panel that has `steps` of `step_bytes` each."""
+        var asked = tile * steps * NEXT_LINES * LINE
+        if asked >= steps * step_bytes:
+            return {self.start, 0}
+        return {self.start.unsafe_offset(asked), self.stride}
+
+
+def fetch_panel(w: ReadPtr[DType.uint8], bytes: Int):
     """Asks for the first bytes of a panel."""
     for line in range(0, bytes, LINE):
-        prefetch[READ_SOON](w.unsafe_bitcast[UInt8]().unsafe_offset(line))
+        prefetch[READ_SOON](w.unsafe_offset(line))
 
 
 @always_inline

@@ -13,7 +13,7 @@ N is filled up with weights that count as zero.
 from std.math import ceildiv, fma, round
 from std.memory import bitcast
 
-from .packed import PANEL, fetch_ahead, store_outputs
+from .packed import NextWeights, PANEL, fetch_ahead, store_outputs
 from ..utils.isa import add_quads, quad_lanes, quad_shift, registers
 from ..utils.parallel import parallel_ranges
 from ..utils.types import ReadPtr, WritePtr
@@ -117,6 +117,7 @@ def quantized_tile[
     panel: Int,
     lane: Int,
     outputs: Int,
+    next: NextWeights,
 ):
     """A block of outputs.
 
@@ -135,6 +136,7 @@ def quantized_tile[
         panel: Number of the panel.
         lane: First of the panel's lanes.
         outputs: How many of the lanes from there on are outputs.
+        next: What a tile of several rows asks memory for meanwhile.
     """
     comptime width = quad_lanes[isa]()
     comptime Floats = SIMD[DType.float32, width]
@@ -150,6 +152,8 @@ def quantized_tile[
         var acc = Array[SIMD[DType.int32, width], rows * vectors](fill=SIMD[DType.int32, width](0))
         for step in range(w.group // columns):
             fetch_ahead[4 * width * vectors](values.unsafe_offset(step * QUADS))
+            comptime if rows > 1:
+                next.fetch(g * (w.group // columns) + step)
             var read = Array[SIMD[DType.uint8, 4 * width], vectors](fill=SIMD[DType.uint8, 4 * width](0))
             comptime for v in range(vectors):
                 read[v] = values.unsafe_load[width=4 * width](step * QUADS + 4 * width * v)
@@ -195,7 +199,7 @@ def tile_vectors[isa: StaticString, rows: Int]() -> Int:
     return PANEL // quad_lanes[isa]() if rows == 1 else 4
 
 
-def quantized_block[
+def quantized_panel[
     isa: StaticString, bits: Int, offsets: Bool
 ](
     y: WritePtr[DType.float32],
@@ -204,21 +208,50 @@ def quantized_block[
     m_size: Int,
     w: QuantizedMatrix[bits, offsets],
     panel: Int,
-) -> Int:
-    """The first rows of x, as many as make a tile, against a panel, whose first output is at y; returns how many."""
+    next: NextWeights,
+):
+    """All rows of x against a panel.
+
+    Parameters:
+        isa: Instructions.
+        bits: Of a weight.
+        offsets: Whether weights have offsets.
+
+    Args:
+        y: First output of the panel; row r begins at `y + r * y_stride`.
+        y_stride: Elements from one row of y to the next.
+        x: The rows.
+        m_size: How many.
+        w: The matrix.
+        panel: Number of the panel.
+        next: The panel that is needed next.
+    """
+    comptime step_bytes = QUADS
+    var steps = w.groups * w.group * bits // 32
     var first = panel * PANEL
-    comptime for rows in [4, 2, 1]:
-        comptime if rows <= tile_rows[isa]():
-            if m_size >= rows:
-                comptime vectors = tile_vectors[isa, rows]()
-                comptime width = vectors * quad_lanes[isa]()
-                comptime for lane in range(0, PANEL, width):
-                    if first + lane < w.rows:
-                        quantized_tile[isa, rows, vectors](
-                            y.unsafe_offset(lane), y_stride, x, w, panel, lane, w.rows - first - lane
-                        )
-                return rows
-    return 0
+    # The first rows bring the weights into the cache, the others find them there.
+    var m = 0
+    var tile = 0
+    while m < m_size:
+        comptime for rows in [4, 2, 1]:
+            comptime if rows <= tile_rows[isa]():
+                if m_size - m >= rows:
+                    comptime vectors = tile_vectors[isa, rows]()
+                    comptime for lane in range(0, PANEL, vectors * quad_lanes[isa]()):
+                        if first + lane < w.rows:
+                            quantized_tile[isa, rows, vectors](
+                                y.unsafe_offset(m * y_stride + lane),
+                                y_stride,
+                                x.row(m),
+                                w,
+                                panel,
+                                lane,
+                                w.rows - first - lane,
+                                next.after(tile, steps, step_bytes),
+                            )
+                    m += rows
+                    break
+        tile += 1
 
 
 def quantized_linear[
@@ -240,11 +273,7 @@ def quantized_linear[
 
     def panels(begin: Int, end: Int) {imm}:
         for panel in range(begin, end):
-            # The first rows bring a panel of weights into the cache, the others find it there.
-            var m = 0
-            while m < m_size:
-                m += quantized_block[isa](
-                    y.unsafe_offset(m * w.rows + panel * PANEL), w.rows, x.row(m), m_size - m, w, panel
-                )
+            var next = w.block(min(panel + 1, end - 1), 0)
+            quantized_panel[isa](y.unsafe_offset(panel * PANEL), w.rows, x, m_size, w, panel, {next})
 
     parallel_ranges(ceildiv(w.rows, PANEL), PANEL * m_size * w.groups * w.group, panels)
