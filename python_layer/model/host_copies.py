@@ -1,0 +1,58 @@
+"""What the device computes, copied to the host while the device goes on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from max.driver import Buffer, DeviceEvent, Usage
+from numpy.typing import NDArray
+
+
+class HostCopies:
+    """Copies results to the host while the device goes on.
+
+    Results of a GPU go to page-locked memory, in the order of its work, and an event tells when they are there: a copy
+    that is asked for later would wait for all that was launched meanwhile.
+
+    Args:
+        device: The driver's device.
+    """
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        self._places: dict[int, Buffer] = {}
+
+    def begin(self, outputs: Sequence[Buffer]) -> "Copying":
+        """Begins to copy; the copies that were begun before must have been read, for their memory is used again."""
+        if all(output.is_host for output in outputs):
+            return Copying(list(outputs), None)
+        places = []
+        for number, output in enumerate(outputs):
+            place = self._places.get(number)
+            if place is None or place.shape[0] < output.shape[0]:
+                shape = (2 * output.shape[0], *output.shape[1:])
+                place = Buffer(output.dtype, shape, self._device, Usage.STAGING | Usage.UNTRACKED)
+                self._places[number] = place
+            places.append(place[(slice(output.shape[0]), *(slice(None) for _ in output.shape[1:]))])
+            places[-1].inplace_copy_from(output)
+        return Copying(places, self._device.default_queue.record_event())
+
+
+@dataclass(frozen=True)
+class Copying:
+    """Results on their way to the host.
+
+    Attributes:
+        places: Where they will be.
+        copied: Tells when; None where they are there already.
+    """
+
+    places: list[Buffer]
+    copied: DeviceEvent | None
+
+    def wait(self) -> list[NDArray[np.generic]]:
+        """The results, once they are there."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return [place.to_numpy() for place in self.places]
