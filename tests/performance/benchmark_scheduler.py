@@ -20,8 +20,9 @@ from python_layer.inference.engine import InferenceEngine
 from python_layer.inference.params import GenerationParams
 from python_layer.inference.scheduler import ContinuousBatchScheduler, SchedulerConfig
 from python_layer.model.batch import RaggedBatch
+from python_layer.model.drawn_tokens import DrawnTokens
 from python_layer.model.sampler import SampledToken, SamplingRow
-from tests.unit.inference.mock_model import CONFIG, VOCAB
+from tests.unit.inference.mock_model import CONFIG, VOCAB, MockDraws
 
 PAGE = 16
 
@@ -34,9 +35,11 @@ class InstantModel:
     def __init__(self, pages: int) -> None:
         self._pages = pages
 
-    def step(self, batch: RaggedBatch, rows: list[SamplingRow]) -> list[SampledToken]:
+    def forward(self, batch: RaggedBatch, drawn: DrawnTokens | None = None) -> None:
         batch.check(VOCAB, self._pages, PAGE)
-        return [SampledToken(0, None, [])] * len(rows)
+
+    def draw(self, logits: None, rows: list[SamplingRow]) -> MockDraws:
+        return MockDraws(lambda: None, [0] * len(rows), [SampledToken(0, None, [])] * len(rows))
 
     def copy_page(self, source: int, target: int) -> None:
         raise AssertionError("no request forks here")
