@@ -141,9 +141,9 @@ class MockModel:
     def _compute(self, batch: RaggedBatch, drawn: DrawnTokens | None, logits: np.ndarray) -> None:
         token_ids = batch.token_ids
         if drawn is not None:
-            token_ids = np.array([
-                given if row < 0 else drawn.tokens[row] for given, row in zip(token_ids, drawn.rows, strict=True)
-            ])
+            token_ids = np.array(
+                [given if row < 0 else drawn.tokens[row] for given, row in zip(token_ids, drawn.rows, strict=True)]
+            )
         contexts = {}
         for b, (begin, end) in enumerate(zip(batch.row_offsets, batch.row_offsets[1:], strict=False)):
             positions = batch.positions[begin:end]
