@@ -17,16 +17,18 @@ class HostCopies:
 
     Args:
         device: The driver's device.
+        staged: Whether to copy at all; the CPU's results are on the host already, and complete.
     """
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: Any, staged: bool) -> None:
         self._device = device
+        self._staged = staged
         self._places: dict[int, Buffer] = {}
 
     def begin(self, outputs: Sequence[Buffer]) -> "Copying":
         """Begins to copy; the copies that were begun before must have been read, for their memory is used again."""
-        if all(output.is_host for output in outputs):
-            return Copying(list(outputs), None)
+        if not self._staged:
+            return Copying(outputs, outputs, None)
         places = []
         for number, output in enumerate(outputs):
             place = self._places.get(number)
@@ -36,7 +38,7 @@ class HostCopies:
                 self._places[number] = place
             places.append(place[(slice(output.shape[0]), *(slice(None) for _ in output.shape[1:]))])
             places[-1].inplace_copy_from(output)
-        return Copying(places, self._device.default_queue.record_event())
+        return Copying(outputs, places, self._device.default_queue.record_event())
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,13 @@ class Copying:
     """Results on their way to the host.
 
     Attributes:
+        sources: What is copied, which must stay until then.
         places: Where they will be.
         copied: Tells when; None where they are there already.
     """
 
-    places: list[Buffer]
+    sources: Sequence[Buffer]
+    places: Sequence[Buffer]
     copied: DeviceEvent | None
 
     def wait(self) -> list[NDArray[np.generic]]:

@@ -122,7 +122,7 @@ class Sampler:
         compiled, _ = cache.get(SampleGraph(device.ref))
         self._device = device.open()
         self._model = InferenceSession(devices=[self._device]).init(compiled)
-        self._copies = HostCopies(self._device)
+        self._copies = HostCopies(self._device, staged=device.is_gpu)
 
     def sample(self, logits: Buffer | NDArray[np.float32], rows: Sequence[SamplingRow]) -> list[SampledToken]:
         """One token for each row of ``logits`` [R, vocab]."""
