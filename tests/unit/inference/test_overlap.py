@@ -116,12 +116,9 @@ def test_the_prefix_cache_holds_what_was_computed_and_is_right() -> None:
     # The last token of an answer is never needed, though a step may have computed it.
     paths = {tuple(tokens[:end]) for tokens in known for end in range(PAGE, len(tokens), PAGE)}
     assert engine.stats().pages_cached == len(paths)
-    for number, tokens in enumerate(known):
-        outputs: list[Output] = []
-        again = Request(f"again {number}", tokens, GenerationParams(max_tokens=1))
-        engine.submit(again, outputs.append)
-        wait_until(lambda: outputs)
-        assert outputs[0].cached_tokens == (len(tokens) - 1) // PAGE * PAGE
+    for tokens in known:
+        [[again]] = engine.generate_batch([tokens], GenerationParams(max_tokens=1))
+        assert again.cached_tokens == (len(tokens) - 1) // PAGE * PAGE
     engine.shutdown()
 
 
@@ -217,7 +214,7 @@ def test_a_token_too_many_is_nobodys() -> None:
         params = GenerationParams(max_tokens=10, stop_token_ids=(stop,), ignore_eos=True)
         [[output]] = engine.generate_batch([prompt], params)
         assert (output.tokens, output.finish_reason) == (answer[: answer.index(stop) + 1], "stop")
-        wait_until(lambda engine=engine: engine.stats().steps == len(output.tokens) + overlap)
+        wait_until(lambda engine=engine, most=len(output.tokens) + overlap: engine.stats().steps == most)
         engine.shutdown()
         stats = engine.stats()
         assert model.steps == len(output.tokens) + overlap
