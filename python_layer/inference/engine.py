@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import asdict, dataclass
 
 from python_layer.inference import fronts
-from python_layer.inference.answer import Answer
+from python_layer.inference.answers import Answers
 from python_layer.inference.cache_manager import CacheManager
 from python_layer.inference.params import GenerationParams
 from python_layer.inference.request import FinishReason, Output, Request, Sink
@@ -67,12 +67,11 @@ class InferenceEngine:
         self._steps = Steps(model)
         self._scheduler = scheduler
         self._cache = cache
-        self._tokenizer = tokenizer
         self._speculation = speculation
         self._overlap = overlap
         self._in_flight: InFlight | None = None
         self._debug = debug
-        self._answers: dict[Sequence, Answer] = {}
+        self._answers = Answers(tokenizer, model.config.eos_token_ids)
         self._totals = _Totals()
         self.request_stats = RequestStats()
         self._wake = threading.Condition()
@@ -180,26 +179,8 @@ class InferenceEngine:
         check_prompt(config, request.prompt, params.max_tokens)
         check_token_ids(config, "stop_token_ids", params.stop_token_ids)
         check_token_ids(config, "logit_bias", params.sampling.logit_bias)
-        if params.stop and self._tokenizer is None:
+        if params.stop and self._answers.tokenizer is None:
             raise InvalidRequestError("stop strings need a tokenizer, which the checkpoint lacks", "stop")
-
-    def _sequence(self, request: Request, index: int, tokens: list[int]) -> Sequence:
-        arrived = request.timeline.arrived
-        return Sequence(
-            request_id=request.request_id,
-            index=index,
-            params=request.params,
-            tokens=tokens,
-            prompt_length=len(request.prompt),
-            priority=request.priority,
-            user=request.user,
-            arrival=arrived,
-            deadline=None if request.timeout is None else arrived + request.timeout,
-            timeline=request.timeline,
-        )
-
-    def _answer(self, request: Request, sequence: Sequence, sink: Sink) -> Answer:
-        return Answer(request, sequence, self._tokenizer, self._config.eos_token_ids, sink)
 
     def _loop(self) -> None:
         try:
@@ -236,9 +217,7 @@ class InferenceEngine:
             arriving, self._arriving = self._arriving, []
             leaving, self._leaving = self._leaving, set()
         for request, sink in arriving:
-            sequence = self._sequence(request, 0, list(request.prompt))
-            self._answers[sequence] = self._answer(request, sequence, sink)
-            self._scheduler.add(sequence)
+            self._scheduler.add(self._answers.begin(request, sink))
             LOG.debug("admitted", extra={"request": request.request_id, "prompt_tokens": len(request.prompt)})
         if leaving:
             self._give_up([s for s in self._answers if s.request_id in leaving], "abort")
@@ -248,7 +227,7 @@ class InferenceEngine:
         began, waited = time.perf_counter(), self._steps.model_seconds
         self._give_up(self._scheduler.expired(), "timeout")
         if self._speculation:
-            self._draft()
+            self._answers.draft(self._scheduler.running, self._speculation)
         before, self._in_flight = self._in_flight, None
         step = self._launch(before)
         if before is not None:
@@ -271,7 +250,7 @@ class InferenceEngine:
         plan = self._scheduler.plan()
         if not plan.rows:
             return None
-        step = self._steps.launch(plan, [self._turn(sequence, count) for sequence, count in plan.rows], before)
+        step = self._steps.launch(plan, [self._answers.turn(*row) for row in plan.rows], before)
         for turn in step.turns:
             self._scheduler.computed(turn.sequence, turn.known)
         return step
@@ -298,33 +277,6 @@ class InferenceEngine:
         totals.prompt_tokens += sum(turn.known - bool(turn.answers) for turn in step.turns)
         totals.generated_tokens += sum(turn.taken for turn in taken)
         totals.drafted_tokens += sum(turn.drafted for turn in taken)
-
-    def _draft(self) -> None:
-        """Guesses what comes after the one token that a decoding sequence is about to compute."""
-        for sequence in self._scheduler.running:
-            left = sequence.params.max_tokens - sequence.generated - 1
-            answer = self._answers[sequence]
-            ready = sequence.remaining == 1 and sequence.generated > 0 and not answer.guided
-            most = min(self._speculation, left)
-            sequence.draft = answer.lookup.propose(sequence.tokens, most) if ready else []
-
-    def _turn(self, sequence: Sequence, count: int) -> Turn:
-        """What a sequence does in a step: with all its tokens computed, its answers draw their next ones."""
-        answer, scored = self._answers[sequence], range(0)
-        if sequence.scores_prompt:
-            # Token p follows from row p - 1; after a preemption some are known already.
-            first = max(sequence.computed, len(sequence.prompt_logprobs)) + 1
-            scored = range(first, min(sequence.computed + count + 1, sequence.prompt_length))
-        if count < sequence.remaining:
-            return Turn(sequence, count, 0, [], scored)
-        answers = [answer]
-        request = answer.request
-        if sequence.generated == 0 and sequence.index == 0 and not sequence.pending:
-            for index in range(1, request.params.n):
-                fork = self._sequence(request, index, list(request.prompt))
-                fork.prefix_hit = sequence.prefix_hit
-                answers.append(self._answer(request, fork, answer.sink))
-        return Turn(sequence, sequence.remaining, count - sequence.remaining, answers, scored)
 
     def _part(self, turn: Turn) -> None:
         """After a step: new answers go on by themselves, with the first one's pages, and ended ones leave."""

@@ -205,7 +205,7 @@ def test_the_next_step_is_launched_before_the_tokens_are_read() -> None:
 
 
 def test_a_token_too_many_is_nobodys() -> None:
-    prompt = [7]
+    prompt = [7, 1, 4, 2, 9]
     answer = continuation(prompt, 10)
     stop = answer[4]
     for overlap in (False, True):
@@ -214,12 +214,13 @@ def test_a_token_too_many_is_nobodys() -> None:
         params = GenerationParams(max_tokens=10, stop_token_ids=(stop,), ignore_eos=True)
         [[output]] = engine.generate_batch([prompt], params)
         assert (output.tokens, output.finish_reason) == (answer[: answer.index(stop) + 1], "stop")
-        wait_until(lambda engine=engine, most=len(output.tokens) + overlap: engine.stats().steps == most)
+        steps = len(output.tokens) + overlap
+        wait_until(lambda engine=engine, steps=steps: engine.stats().steps == steps)
         engine.shutdown()
         stats = engine.stats()
-        assert model.steps == len(output.tokens) + overlap
+        assert model.steps == steps
         assert stats.generated_tokens == len(output.tokens)
-        assert stats.prompt_tokens == len(prompt)
+        assert stats.prompt_tokens == len(prompt) - 1
         assert stats.pages_held == 0
 
 
