@@ -82,7 +82,6 @@ CONDITIONS = {
     "small chunks": {"pages": 2000, "token_budget": 13, "max_running": 64},
     "no prefix cache": {"pages": 2000, "prefix_caching": False, "max_running": 7},
     "speculation": {"pages": 2000, "max_running": 16, "speculation": 4},
-    "overlap": {"pages": 2000, "token_budget": 64, "max_running": 16, "overlap": True},
     "few pages and overlap": {"pages": 40, "token_budget": 100, "max_running": 64, "swap_slots": 50, "overlap": True},
     "few pages": {"pages": 40, "token_budget": 100, "max_running": 64},
     "few pages and a swap space": {"pages": 40, "token_budget": 100, "max_running": 64, "swap_slots": 100},
