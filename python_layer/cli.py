@@ -195,6 +195,9 @@ def serve(
     token_budget: Annotated[int | None, _panel("Engine", "Most tokens of one step.")] = None,
     max_running: Annotated[int | None, _panel("Engine", "Most answers at once; default: by free memory.")] = None,
     speculation: Annotated[int | None, _panel("Engine", "Tokens guessed ahead by prompt lookup; 0 is off.")] = None,
+    overlap: Annotated[
+        bool | None, _panel("Engine", "Prepare a step while the one before it runs; default: on a GPU.")
+    ] = None,
     policy: Annotated[str | None, _panel("Engine", "Who goes first: fcfs, priority, fair or latency.")] = None,
     max_tokens: Annotated[int | None, _panel("Defaults of requests", "Most tokens of an answer.")] = None,
     temperature: Annotated[float | None, _panel("Defaults of requests", "0 is greedy.")] = None,

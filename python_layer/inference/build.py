@@ -79,8 +79,23 @@ def memory_summary(model: Qwen3Model, settings: Settings) -> str:
     )
 
 
+def overlaps(model: Qwen3Model, settings: Settings) -> bool:
+    """Whether a step is prepared while the one before it runs: as set, or on a GPU, which leaves the CPU to us.
+
+    Raises:
+        ConfigError: It is set together with speculation.
+    """
+    if settings.overlap and settings.speculation:
+        raise ConfigError(
+            f"overlap is on and speculation is {settings.speculation}, but guesses need the tokens of the step before; "
+            "turn one of them off"
+        )
+    return model.device.is_gpu and not settings.speculation if settings.overlap is None else settings.overlap
+
+
 def build_engine(model: Qwen3Model, settings: Settings) -> InferenceEngine:
-    """Starts an engine; errors as in :func:`cache_pages`."""
+    """Starts an engine; errors as in :func:`cache_pages` and :func:`overlaps`."""
+    overlap = overlaps(model, settings)
     pages = cache_pages(model, settings)
     cache = CacheManager(pages, model.layout.page_size, prefix_caching=settings.prefix_caching)
     config = SchedulerConfig(
@@ -92,5 +107,5 @@ def build_engine(model: Qwen3Model, settings: Settings) -> InferenceEngine:
     )
     swap = SwapSpace(int(settings.swap_memory * 2**30) // model.layout.page_bytes)
     scheduler = ContinuousBatchScheduler(config, cache, time.monotonic, swap)
-    paged = PagedModel(model, pages, swap.total)
-    return InferenceEngine(paged, scheduler, cache, model.tokenizer, speculation=settings.speculation)
+    paged = PagedModel(model, pages, swap.total, overlap=overlap)
+    return InferenceEngine(paged, scheduler, cache, model.tokenizer, speculation=settings.speculation, overlap=overlap)

@@ -58,13 +58,15 @@ class CacheManager:
     def reserve(self, sequence: Sequence, tokens: int) -> bool:
         """Makes room for positions ``computed`` to ``tokens`` - 1 of a sequence; all or nothing.
 
-        A page that a fork shares and that is about to be written is copied first: see :meth:`take_copies`.
+        A page that others share and that is about to be written is copied first: see :meth:`take_copies`.
 
         Returns:
             Whether there were pages enough, counting cached ones that nobody holds.
         """
         first = sequence.computed // self.page_size
-        shared = first < len(sequence.pages) and self._pool.references(sequence.pages[first]) > 1
+        page = sequence.pages[first] if first < len(sequence.pages) else None
+        # A fork's first one goes ahead of it: what it filled a page with may be cached before the fork writes there.
+        shared = page is not None and (self._pool.references(page) > 1 or self._pool.is_cached(page))
         needed = max(0, self.pages_for(tokens) - len(sequence.pages)) + shared
         if needed > self._pool.free and self._tree is not None:
             self._tree.evict(needed - self._pool.free)
@@ -85,8 +87,8 @@ class CacheManager:
         return copies
 
     def commit(self, sequence: Sequence) -> None:
-        """Shares the pages that a step has filled."""
-        full = sequence.computed // self.page_size
+        """Shares the pages that are filled with known tokens."""
+        full = min(sequence.computed, len(sequence.tokens)) // self.page_size
         if self._tree is None or full == 0 or self._pool.is_cached(sequence.pages[full - 1]):
             return
         kept = self._tree.insert(sequence.tokens[: full * self.page_size], sequence.pages)

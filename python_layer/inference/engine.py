@@ -5,10 +5,9 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 from python_layer.inference import fronts
-from python_layer.inference.answer import Answer
+from python_layer.inference.answers import Answers
 from python_layer.inference.cache_manager import CacheManager
 from python_layer.inference.params import GenerationParams
 from python_layer.inference.request import FinishReason, Output, Request, Sink
@@ -16,35 +15,13 @@ from python_layer.inference.request_stats import RequestStats
 from python_layer.inference.scheduler import ContinuousBatchScheduler
 from python_layer.inference.sequence import Sequence
 from python_layer.inference.stats import EngineStats
+from python_layer.inference.steps import EngineModel, InFlight, Steps
 from python_layer.inference.turn import Turn
-from python_layer.model.batch import RaggedBatch
-from python_layer.model.config import Qwen3Config
 from python_layer.model.generation import check_prompt, check_token_ids
-from python_layer.model.sampler import SampledToken, SamplingRow
 from python_layer.tokenizer import QwenTokenizer
 from python_layer.utils.errors import EngineStoppedError, InvalidRequestError
 
 LOG = logging.getLogger(__name__)
-
-
-class EngineModel(Protocol):
-    """What the engine needs of a model; its KV cache is the model's own."""
-
-    @property
-    def config(self) -> Qwen3Config:
-        """Its configuration."""
-
-    def step(self, batch: RaggedBatch, rows: list[SamplingRow]) -> list[SampledToken]:
-        """Computes a batch and samples a token from each of its wanted rows' logits."""
-
-    def copy_page(self, source: int, target: int) -> None:
-        """Copies a page of the KV cache."""
-
-    def swap_out(self, page: int, slot: int) -> None:
-        """Copies a page to a slot of the swap space."""
-
-    def swap_in(self, slot: int, page: int) -> None:
-        """Copies it back."""
 
 
 @dataclass
@@ -67,6 +44,9 @@ class InferenceEngine:
         cache: The scheduler's pages.
         tokenizer: Makes the answers' text; None for token ids only.
         speculation: Most tokens to guess ahead by prompt lookup in each step; 0 is off. The answers stay the same.
+        overlap: Launch a step before the tokens of the one before are known here; a device that computes beside this
+            process then need not wait for it. The answers stay the same. Not together with speculation, which
+            needs those tokens.
         debug: Check the pages after every step, not only when the engine falls idle.
     """
 
@@ -78,15 +58,20 @@ class InferenceEngine:
         tokenizer: QwenTokenizer | None,
         *,
         speculation: int = 0,
+        overlap: bool = False,
         debug: bool = False,
     ) -> None:
-        self._model = model
+        if overlap and speculation:
+            raise ValueError("overlap and speculation exclude each other")
+        self._config = model.config
+        self._steps = Steps(model)
         self._scheduler = scheduler
         self._cache = cache
-        self._tokenizer = tokenizer
         self._speculation = speculation
+        self._overlap = overlap
+        self._in_flight: InFlight | None = None
         self._debug = debug
-        self._answers: dict[Sequence, Answer] = {}
+        self._answers = Answers(tokenizer, model.config.eos_token_ids)
         self._totals = _Totals()
         self.request_stats = RequestStats()
         self._wake = threading.Condition()
@@ -190,30 +175,12 @@ class InferenceEngine:
             self._thread.join()
 
     def _check(self, request: Request) -> None:
-        config, params = self._model.config, request.params
+        config, params = self._config, request.params
         check_prompt(config, request.prompt, params.max_tokens)
         check_token_ids(config, "stop_token_ids", params.stop_token_ids)
         check_token_ids(config, "logit_bias", params.sampling.logit_bias)
-        if params.stop and self._tokenizer is None:
+        if params.stop and self._answers.tokenizer is None:
             raise InvalidRequestError("stop strings need a tokenizer, which the checkpoint lacks", "stop")
-
-    def _sequence(self, request: Request, index: int, tokens: list[int]) -> Sequence:
-        arrived = request.timeline.arrived
-        return Sequence(
-            request_id=request.request_id,
-            index=index,
-            params=request.params,
-            tokens=tokens,
-            prompt_length=len(request.prompt),
-            priority=request.priority,
-            user=request.user,
-            arrival=arrived,
-            deadline=None if request.timeout is None else arrived + request.timeout,
-            timeline=request.timeline,
-        )
-
-    def _answer(self, request: Request, sequence: Sequence, sink: Sink) -> Answer:
-        return Answer(request, sequence, self._tokenizer, self._model.config.eos_token_ids, sink)
 
     def _loop(self) -> None:
         try:
@@ -236,7 +203,7 @@ class InferenceEngine:
     def _take_arrivals(self) -> bool:
         """Takes in what was asked for, and waits for it when there is no other work; False to end."""
         with self._wake:
-            if not (self._answers or self._arriving or self._closed):
+            if not (self._answers or self._in_flight or self._arriving or self._closed):
                 self._cache.check_integrity([])
                 self._scheduler.swap.check_integrity([])
                 self._wake.wait_for(lambda: self._arriving or self._closed)
@@ -250,80 +217,66 @@ class InferenceEngine:
             arriving, self._arriving = self._arriving, []
             leaving, self._leaving = self._leaving, set()
         for request, sink in arriving:
-            sequence = self._sequence(request, 0, list(request.prompt))
-            self._answers[sequence] = self._answer(request, sequence, sink)
-            self._scheduler.add(sequence)
+            self._scheduler.add(self._answers.begin(request, sink))
             LOG.debug("admitted", extra={"request": request.request_id, "prompt_tokens": len(request.prompt)})
         if leaving:
             self._give_up([s for s in self._answers if s.request_id in leaving], "abort")
 
     def _step(self) -> None:
-        began = time.perf_counter()
+        """Launches a step; with overlap, takes the tokens of the one before while the device is busy with it."""
+        began, waited = time.perf_counter(), self._steps.model_seconds
         self._give_up(self._scheduler.expired(), "timeout")
         if self._speculation:
-            self._draft()
-        plan = self._scheduler.plan()
-        for page, slot in plan.swap_out:
-            self._model.swap_out(page, slot)
-        for source, target in plan.copies:
-            self._model.copy_page(source, target)
-        for slot, page in plan.swap_in:
-            self._model.swap_in(slot, page)
-        if not plan.rows:
-            return
-        turns = [self._turn(sequence, count) for sequence, count in plan.rows]
-        batch = RaggedBatch.of([turn.batch_rows() for turn in turns])
-        rows = [row for turn in turns for row in turn.sampling_rows()]
-        before = time.perf_counter()
-        sampled = iter(self._model.step(batch, rows))
-        after, now = time.perf_counter(), self._scheduler.clock()
-        for turn in turns:
-            if turn.answers:
-                self.request_stats.sampled(turn.sequence, now)
-            accepted = turn.take(sampled)
-            self._scheduler.computed(turn.sequence, turn.known + accepted)
-            self._totals.accepted_tokens += accepted
-            for answer in turn.answers:  # several get one token each, a lone one also those of its draft
-                self.request_stats.took(answer.sequence, turn.taken // len(turn.answers), now)
-        for turn in turns:
-            self._part(turn)
+            self._answers.draft(self._scheduler.running, self._speculation)
+        before, self._in_flight = self._in_flight, None
+        step = self._launch(before)
+        if before is not None:
+            self._collect(before)
+        if step is not None:
+            self._steps.draw(step)
+            if self._overlap:
+                self._in_flight = step
+            else:
+                self._collect(step)
         if self._debug:
             self._cache.check_integrity(self._scheduler.running)
             self._scheduler.swap.check_integrity(self._scheduler.waiting)
+        waited = self._steps.model_seconds - waited
+        self._totals.model_seconds += waited
+        self._totals.overhead_seconds += time.perf_counter() - began - waited
+
+    def _launch(self, before: InFlight | None) -> InFlight | None:
+        """Plans and begins the next step; None if there is nothing to do."""
+        plan = self._scheduler.plan()
+        if not plan.rows:
+            return None
+        step = self._steps.launch(plan, [self._answers.turn(*row) for row in plan.rows], before)
+        for turn in step.turns:
+            self._scheduler.computed(turn.sequence, turn.known)
+        return step
+
+    def _collect(self, step: InFlight) -> None:
+        """Gives the answers of a step their tokens."""
+        results, now = self._steps.collect(step), self._scheduler.clock()
+        taken = [turn for turn, _ in results if not turn.dropped]
+        for turn, drawn in results:
+            if turn.dropped:
+                continue
+            if turn.answers:
+                self.request_stats.sampled(turn.sequence, now)
+            accepted = turn.take(drawn)
+            if accepted or not turn.ended:  # else the last token's keys and values, if there are any, are nobody's
+                self._scheduler.computed(turn.sequence, accepted)
+            self._totals.accepted_tokens += accepted
+            for answer in turn.answers:  # several get one token each, a lone one also those of its draft
+                self.request_stats.took(answer.sequence, turn.taken // len(turn.answers), now)
+        for turn in taken:
+            self._part(turn)
         totals = self._totals
         totals.steps += 1
-        totals.prompt_tokens += sum(turn.known for turn in turns) - sum(bool(turn.answers) for turn in turns)
-        totals.generated_tokens += sum(turn.taken for turn in turns)
-        totals.drafted_tokens += sum(turn.drafted for turn in turns)
-        totals.model_seconds += after - before
-        totals.overhead_seconds += time.perf_counter() - after + before - began
-
-    def _draft(self) -> None:
-        """Guesses what comes after the one token that a decoding sequence is about to compute."""
-        for sequence in self._scheduler.running:
-            left = sequence.params.max_tokens - sequence.generated - 1
-            answer = self._answers[sequence]
-            ready = sequence.remaining == 1 and sequence.generated > 0 and not answer.guided
-            most = min(self._speculation, left)
-            sequence.draft = answer.lookup.propose(sequence.tokens, most) if ready else []
-
-    def _turn(self, sequence: Sequence, count: int) -> Turn:
-        """What a sequence does in a step: with all its tokens computed, its answers draw their next ones."""
-        answer, scored = self._answers[sequence], range(0)
-        if sequence.scores_prompt:
-            # Token p follows from row p - 1; after a preemption some are known already.
-            first = max(sequence.computed, len(sequence.prompt_logprobs)) + 1
-            scored = range(first, min(sequence.computed + count + 1, sequence.prompt_length))
-        if count < sequence.remaining:
-            return Turn(sequence, count, 0, [], scored)
-        answers = [answer]
-        request = answer.request
-        if sequence.generated == 0 and sequence.index == 0:
-            for index in range(1, request.params.n):
-                fork = self._sequence(request, index, list(request.prompt))
-                fork.prefix_hit = sequence.prefix_hit
-                answers.append(self._answer(request, fork, answer.sink))
-        return Turn(sequence, sequence.remaining, count - sequence.remaining, answers, scored)
+        totals.prompt_tokens += sum(turn.known - bool(turn.answers) for turn in step.turns)
+        totals.generated_tokens += sum(turn.taken for turn in taken)
+        totals.drafted_tokens += sum(turn.drafted for turn in taken)
 
     def _part(self, turn: Turn) -> None:
         """After a step: new answers go on by themselves, with the first one's pages, and ended ones leave."""
@@ -333,7 +286,7 @@ class InferenceEngine:
                 self._scheduler.add_fork(turn.sequence, answer.sequence)
             else:
                 self._close(answer.sequence)
-        if turn.answers and turn.answers[0].reason is not None:
+        if turn.ended:
             self._scheduler.finish(turn.sequence)
             self._close(turn.sequence)
 

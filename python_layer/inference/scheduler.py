@@ -123,9 +123,9 @@ class ContinuousBatchScheduler:
         self.waiting.append(sequence)
 
     def add_fork(self, parent: Sequence, child: Sequence) -> None:
-        """Adds a sequence that shares all of a running one's pages; it waits if too many run."""
+        """Adds a sequence that shares all of a running one's pages; it waits if too many run, or if they are gone."""
         self._admit(child)
-        if len(self.running) < self.config.max_running:
+        if parent.status is Status.RUNNING and len(self.running) < self.config.max_running:
             self.cache.fork(parent, child)
             child.status = Status.RUNNING
             self.running.append(child)
@@ -141,8 +141,9 @@ class ContinuousBatchScheduler:
 
         budget = self.config.token_budget
         planned: dict[Sequence, int] = {}
+        preempted: set[Sequence] = set()
         for sequence in sorted(self.running, key=key):
-            if budget == 0 or sequence.status is not Status.RUNNING:
+            if budget == 0 or sequence.status is not Status.RUNNING or sequence.remaining == 0:
                 continue
             count = min(sequence.remaining + len(sequence.draft), self._most(sequence, budget))
             if count > sequence.remaining and not self.cache.reserve(sequence, sequence.computed + count):
@@ -151,6 +152,7 @@ class ContinuousBatchScheduler:
                 # One that is planned already keeps its pages: it goes before this one.
                 victim = max((s for s in self.running if s not in planned), key=key)
                 self._preempt(victim)
+                preempted.add(victim)
                 if victim is sequence:
                     break
             else:
@@ -159,8 +161,8 @@ class ContinuousBatchScheduler:
         for sequence in sorted(self.waiting, key=key):
             if budget == 0 or len(self.running) >= self.config.max_running:
                 break
-            if sequence.preemptions and len(planned) < len(self.running):
-                break  # the pages it lost are still short
+            if sequence in preempted or (sequence.preemptions and len(planned) < len(self.running)):
+                break  # the pages it lost are still short, and its last step may still be running
             if not sequence.scores_prompt:  # its log-probabilities need every token's logits
                 self.cache.adopt_prefix(sequence)
             known = max(sequence.computed, sequence.kept)
@@ -182,7 +184,7 @@ class ContinuousBatchScheduler:
         return StepPlan(list(planned.items()), self.cache.take_copies(), swap_out, swap_in)
 
     def computed(self, sequence: Sequence, count: int) -> None:
-        """Records that ``count`` more tokens of a sequence are in the cache, rightly."""
+        """Records that ``count`` more tokens of a sequence are in the cache, or will be for the next step."""
         sequence.computed += count
         self.served[sequence.user] += count
         self.cache.commit(sequence)

@@ -32,7 +32,8 @@ class Sequence:
         user: Whose it is, for fairness.
         arrival: When its request came, in the scheduler's seconds.
         deadline: When it is given up if it has not finished; None is never.
-        computed: Tokens in the cache.
+        computed: Tokens in the cache, or in a step that was launched.
+        pending: Its next token is drawn, but not known here yet.
         pages: Block table: position p is in ``pages[p // page_size]``.
         status: Where it stands.
         prefix_hit: Tokens it found in the cache when it was first scheduled.
@@ -55,6 +56,7 @@ class Sequence:
     arrival: float = 0.0
     deadline: float | None = None
     computed: int = 0
+    pending: bool = False
     pages: list[int] = field(default_factory=list)
     status: Status = Status.WAITING
     prefix_hit: int = 0
@@ -68,8 +70,9 @@ class Sequence:
 
     @property
     def remaining(self) -> int:
-        """Tokens that are known but not computed."""
-        return len(self.tokens) - self.computed
+        """Tokens to compute: the known ones, and the pending one unless it is the answer's last."""
+        goes_on = self.pending and self.generated + 1 < self.params.max_tokens
+        return len(self.tokens) + goes_on - self.computed
 
     @property
     def scores_prompt(self) -> bool:

@@ -22,8 +22,8 @@ class EngineStats:
         pages_free: Pages nobody uses.
         pages_cached: Pages of the prefix cache that no sequence holds.
         pages_held: Pages of sequences.
-        model_seconds: Time inside the model.
-        overhead_seconds: Time of the steps outside of it.
+        model_seconds: Time inside the model, waiting for the device included.
+        overhead_seconds: Time of the steps outside of it; with overlap, the device computes meanwhile.
     """
 
     requests: int

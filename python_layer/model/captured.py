@@ -4,6 +4,7 @@ A capture has fixed sizes, so batches are filled up to the next power of two of 
 fills them up is one token at position 0 of a page of its own, which nobody reads.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,13 +49,18 @@ class CapturedDecodes:
         self._spare_page = spare_page
         self._device = device
         self._captures: dict[tuple[int, int], Capture] = {}
-        self._given: list[Buffer] = []
-        """The last step's arrays: the driver may still be copying them."""
+        self._given: deque[list[Buffer]] = deque(maxlen=2)
+        """The last steps' arrays, of which one may run and one wait: the driver may still be copying them."""
 
-    def step(self, batch: RaggedBatch) -> Buffer:
-        """The logits of a batch that :func:`is_decode` and that was checked, [requests, vocab_size], on the device.
+    def step(self, batch: RaggedBatch, token_ids: Buffer | None = None) -> Buffer:
+        """Runs a batch that :func:`is_decode` and that was checked.
 
-        They are overwritten by the next step of this size.
+        Args:
+            batch: The batch.
+            token_ids: Its token ids on the device, int32 [requests], where the batch does not have them all.
+
+        Returns:
+            Logits [requests, vocab_size] on the device, which the next step of this size overwrites.
         """
         requests, pages = batch.page_table.shape
         size = (power_of_two_from(requests), power_of_two_from(pages))
@@ -65,9 +71,11 @@ class CapturedDecodes:
             (logits,) = self._model.capture(key, *inputs)
             self._captures[size] = Capture(key, inputs, logits)
         capture = self._captures[size]
-        self._given = arrays
+        self._given.append(arrays)
         for target, source in zip(capture.inputs[1:], arrays, strict=True):
             target.inplace_copy_from(source)
+        if token_ids is not None:
+            capture.inputs[1][:requests].inplace_copy_from(token_ids)
         self._model.replay(capture.key, *capture.inputs)
         return capture.logits[:requests, :]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from python_layer.model.compiled_folder import export_graphs
 from python_layer.model.config import Qwen3Config
 from python_layer.model.device import ComputeDevice
+from python_layer.model.drawn_tokens import TokenGraph
 from python_layer.model.hub import resolve_model
 from python_layer.model.kernels import default_cache_dir
 from python_layer.model.precision import Precision
@@ -62,4 +63,4 @@ def compile_for(settings: Settings, target: ComputeDevice, folder: Path) -> list
     graph = model_graph(
         Qwen3Config.from_pretrained(path), target, precision, settings.page_size, WeightLoader(path).formats()
     )
-    return export_graphs(folder, [graph, SampleGraph(target.ref)], target)
+    return export_graphs(folder, [graph, SampleGraph(target.ref), TokenGraph(target.ref)], target)

@@ -5,9 +5,10 @@ from max.driver import Buffer
 from python_layer.model.batch import RaggedBatch
 from python_layer.model.captured import is_decode
 from python_layer.model.config import Qwen3Config
+from python_layer.model.drawn_tokens import DrawnTokens
 from python_layer.model.pages import make_pages
 from python_layer.model.qwen3_model import Qwen3Model
-from python_layer.model.sampler import SampledToken, SamplingRow
+from python_layer.model.sampler import Drawn, SamplingRow
 
 
 class PagedModel:
@@ -17,12 +18,14 @@ class PagedModel:
         model: Computes.
         pages: Pages of the KV cache; their memory is taken as they are first written.
         swap_slots: Pages of the swap space, likewise.
+        overlap: Steps may take tokens from the step before, which have not left the device.
     """
 
-    def __init__(self, model: Qwen3Model, pages: int, swap_slots: int = 0) -> None:
+    def __init__(self, model: Qwen3Model, pages: int, swap_slots: int = 0, *, overlap: bool = False) -> None:
         self._model = model
         spare = int(model.device.is_gpu)  # the page of the tokens that fill captured batches up
         self._pages = make_pages(model.layout, model.device, pages + spare, swap_slots)
+        self._gatherer = model.token_gatherer() if overlap else None
         self._decodes = model.captured_decodes(self.cache, spare_page=pages) if spare else None
 
     @property
@@ -35,12 +38,30 @@ class PagedModel:
         """The KV cache."""
         return self._pages.cache
 
-    def step(self, batch: RaggedBatch, rows: list[SamplingRow]) -> list[SampledToken]:
-        """Computes a batch, whose keys and values go into the cache, and samples from its wanted rows' logits."""
+    def forward(self, batch: RaggedBatch, drawn: DrawnTokens | None = None) -> Buffer:
+        """Computes a batch, whose keys and values go into the cache.
+
+        Args:
+            batch: What to compute.
+            drawn: Where its tokens come from that are not known yet.
+
+        Returns:
+            Logits of its wanted rows, on the device; to be drawn from before the next batch. A GPU may not have
+            computed them yet: it does what it is asked for in order, and copies of pages too.
+        """
+        token_ids = None
+        if drawn is not None:
+            if self._gatherer is None:
+                raise ValueError("the model was made without overlap, so it takes no tokens from the step before")
+            token_ids = self._gatherer.token_ids(batch.token_ids, drawn)
         if self._decodes is not None and is_decode(batch):
             self._model.check(batch, self.cache)
-            return self._model.sampler.sample(self._decodes.step(batch), rows)
-        return self._model.sampler.sample(self._model.step(batch, self.cache), rows)
+            return self._decodes.step(batch, token_ids)
+        return self._model.step(batch, self.cache, token_ids)
+
+    def draw(self, logits: Buffer, rows: list[SamplingRow]) -> Drawn:
+        """Draws a token from each row; what was drawn before must have been read."""
+        return self._model.sampler.draw(logits, rows)
 
     def copy_page(self, source: int, target: int) -> None:
         """Copies a page, every layer of it."""

@@ -19,6 +19,7 @@ from python_layer.model.compile_cache import CompileCache, CompiledGraphs
 from python_layer.model.compiled_folder import CompiledFolder
 from python_layer.model.config import Qwen3Config
 from python_layer.model.device import ComputeDevice, resolve_device
+from python_layer.model.drawn_tokens import TokenGatherer
 from python_layer.model.generation import GeneratedToken, Generation, Generator
 from python_layer.model.graph import ModelGraph
 from python_layer.model.kernels import default_cache_dir
@@ -123,6 +124,7 @@ class Qwen3Model:
             if compiled is None
             else CompiledFolder(compiled, self.device)
         )
+        self._graphs = cache
         with ThreadPoolExecutor(1) as pool:  # compiling a graph keeps one core busy
             sampler = pool.submit(Sampler, cache, self.device)
             executable, cached = cache.get(graph)
@@ -202,13 +204,24 @@ class Qwen3Model:
         result: NDArray[np.float32] = self.step(batch, cache).to_numpy()
         return result
 
-    def step(self, batch: RaggedBatch, cache: Buffer) -> Buffer:
-        """As :meth:`forward`, with the logits left on the device."""
+    def step(self, batch: RaggedBatch, cache: Buffer, token_ids: Buffer | None = None) -> Buffer:
+        """As :meth:`forward`, with the logits left on the device.
+
+        Args:
+            batch: Likewise.
+            cache: Likewise.
+            token_ids: The batch's on the device, int32 [T], where the batch does not have them all.
+        """
         self.check(batch, cache)
+        device = self.device.open()
         arrays = (batch.token_ids, batch.positions, batch.row_offsets, batch.page_table, batch.logit_rows)
-        inputs = (Buffer.from_numpy(np.ascontiguousarray(a)).to(self.device.open()) for a in arrays)
-        (logits,) = self._model.execute(cache, *inputs)
+        ids, *inputs = (Buffer.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays)
+        (logits,) = self._model.execute(cache, ids if token_ids is None else token_ids, *inputs)
         return logits
+
+    def token_gatherer(self) -> TokenGatherer:
+        """Puts tokens that were drawn on the device into batches; errors as in :class:`TokenGatherer`."""
+        return TokenGatherer(self._graphs, self.device)
 
     def check(self, batch: RaggedBatch, cache: Buffer) -> None:
         """Refuses what :meth:`forward` refuses."""

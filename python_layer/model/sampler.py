@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from python_layer.model.compile_cache import CompiledGraphs
 from python_layer.model.device import CPU_DEVICE, ComputeDevice
+from python_layer.model.host_copies import Copying, HostCopies
 from python_layer.model.sampling import SamplingParams, uniform_draw
 
 MOST_LOGPROBS = 20
@@ -121,24 +122,57 @@ class Sampler:
         compiled, _ = cache.get(SampleGraph(device.ref))
         self._device = device.open()
         self._model = InferenceSession(devices=[self._device]).init(compiled)
+        self._copies = HostCopies(self._device, staged=device.is_gpu)
 
     def sample(self, logits: Buffer | NDArray[np.float32], rows: Sequence[SamplingRow]) -> list[SampledToken]:
         """One token for each row of ``logits`` [R, vocab]."""
+        return self.draw(logits, rows).read()
+
+    def draw(self, logits: Buffer | NDArray[np.float32], rows: Sequence[SamplingRow]) -> "Drawn":
+        """As :meth:`sample`, but does not wait for the device; what was drawn before must have been read."""
         if not rows:
-            return []
+            return Drawn((), 0, None, None)
         source = Buffer.from_numpy(logits) if isinstance(logits, np.ndarray) else logits
         vocab = source.shape[1]
         inputs = (Buffer.from_numpy(array).to(self._device) for array in sampler_inputs(rows, vocab))
         outputs = self._model.execute(source.to(self._device), *inputs)
-        tokens, logprobs, top_ids, top_logprobs = (output.to_numpy() for output in outputs)
+        wanted = outputs if any(row.logprobs is not None for row in rows) else outputs[:1]
+        return Drawn(tuple(rows), vocab, outputs[0], self._copies.begin(wanted))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Tokens that are drawn, or will be once the device comes to it.
+
+    Attributes:
+        rows: How; one for each.
+        vocab: Size of the vocabulary.
+        tokens: int32 [R], on the device; None if there are none.
+        copying: Them and, where a row wants them, their log-probabilities on the way to the host.
+    """
+
+    rows: tuple[SamplingRow, ...]
+    vocab: int
+    tokens: Buffer | None
+    copying: Copying | None
+
+    def read(self) -> list[SampledToken]:
+        """The tokens, once they are on the host; only ids leave the device where nothing else is wanted."""
+        if self.copying is None:
+            return []
+        tokens, *more = self.copying.wait()
+        ids: list[int] = tokens.tolist()
+        if not more:
+            return [SampledToken(token, None, []) for token in ids]
+        logprobs, top_ids, top_logprobs = more
         sampled = []
-        for r, row in enumerate(rows):
+        for r, row in enumerate(self.rows):
             if row.logprobs is None:
-                sampled.append(SampledToken(int(tokens[r]), None, []))
+                sampled.append(SampledToken(ids[r], None, []))
                 continue
-            count = min(row.logprobs, vocab)
+            count = min(row.logprobs, self.vocab)
             top = list(zip(top_ids[r, :count].tolist(), top_logprobs[r, :count].tolist(), strict=True))
-            sampled.append(SampledToken(int(tokens[r]), float(logprobs[r]), top))
+            sampled.append(SampledToken(ids[r], float(logprobs[r]), top))
         return sampled
 
 

@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     speculation: int = Field(
         0, ge=0, le=16, description="Tokens guessed ahead by prompt lookup; answers stay the same. 0 is off."
     )
+    overlap: bool | None = Field(
+        None,
+        description="Prepare a step while the one before it runs; none is: on a GPU, unless tokens are guessed ahead.",
+    )
     token_budget: int = Field(512, ge=1, description="Most tokens of one step of the engine.")
     max_running: int | None = Field(
         None, ge=1, description="Most answers generated at once; none is as many as the KV cache has room for."

@@ -1,7 +1,8 @@
 """Tokens and log-probabilities of a request are bit-identical whatever is computed beside it, and how.
 
 Every request is first run alone on a fresh engine, whole and with a cold cache, and then in a crowd under
-each condition: any batch, small chunks, a warm prefix cache, speculation, and so few pages that requests lose theirs.
+each condition: any batch, small chunks, a warm prefix cache, speculation, steps that overlap, and so few pages that
+requests lose theirs.
 """
 
 import os
@@ -30,12 +31,20 @@ def model() -> Qwen3Model:
 
 
 def engine_of(
-    model: Qwen3Model, pages: int, prefix_caching: bool = True, speculation: int = 0, swap_slots: int = 0, **config: int
+    model: Qwen3Model,
+    pages: int,
+    prefix_caching: bool = True,
+    speculation: int = 0,
+    swap_slots: int = 0,
+    overlap: bool = False,
+    **config: int,
 ) -> InferenceEngine:
     cache = CacheManager(pages, model.layout.page_size, prefix_caching=prefix_caching)
     scheduler = ContinuousBatchScheduler(SchedulerConfig(**config), cache, lambda: 0.0, SwapSpace(swap_slots))
-    paged = PagedModel(model, pages, swap_slots)
-    return InferenceEngine(paged, scheduler, cache, model.tokenizer, speculation=speculation, debug=True)
+    paged = PagedModel(model, pages, swap_slots, overlap=overlap)
+    return InferenceEngine(
+        paged, scheduler, cache, model.tokenizer, speculation=speculation, overlap=overlap, debug=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +82,7 @@ CONDITIONS = {
     "small chunks": {"pages": 2000, "token_budget": 13, "max_running": 64},
     "no prefix cache": {"pages": 2000, "prefix_caching": False, "max_running": 7},
     "speculation": {"pages": 2000, "max_running": 16, "speculation": 4},
+    "few pages and overlap": {"pages": 40, "token_budget": 100, "max_running": 64, "swap_slots": 50, "overlap": True},
     "few pages": {"pages": 40, "token_budget": 100, "max_running": 64},
     "few pages and a swap space": {"pages": 40, "token_budget": 100, "max_running": 64, "swap_slots": 100},
 }

@@ -17,6 +17,8 @@ from python_layer.model.captured import CapturedDecodes, filled_up, is_decode, p
 from python_layer.model.compiled_folder import MANIFEST, CompiledFolder
 from python_layer.model.config import Qwen3Config
 from python_layer.model.device import CPU_DEVICE, ComputeDevice, parse_target, resolve_device
+from python_layer.model.drawn_tokens import DrawnTokens
+from python_layer.model.host_copies import HostCopies
 from python_layer.model.kernels import source_hash
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import DEFAULT_MODEL
@@ -125,8 +127,12 @@ class Replayed:
             target.to_numpy()[:] = source.to_numpy()
 
 
-def test_captured_decodes_give_the_logits_of_the_model() -> None:
-    model = Qwen3Model.from_pretrained(DEFAULT_MODEL)
+@pytest.fixture(scope="module")
+def model() -> Qwen3Model:
+    return Qwen3Model.from_pretrained(DEFAULT_MODEL)
+
+
+def test_captured_decodes_give_the_logits_of_the_model(model: Qwen3Model) -> None:
     cache = model.allocate_cache(9)
     prompts, pages = [[5, 9, 3], [7] * 20, [1], [2, 4]], [[0], [1, 2], [3], [4]]
     model.forward(RaggedBatch.of([RequestRows(p, 0, own) for p, own in zip(prompts, pages, strict=True)]), cache)
@@ -134,7 +140,31 @@ def test_captured_decodes_give_the_logits_of_the_model() -> None:
     for count in (4, 3, 1, 3):  # 4 and 3 are one capture
         rows = [RequestRows([11], len(p), own) for p, own in zip(prompts[:count], pages, strict=False)]
         batch = RaggedBatch.of(rows)
-        np.testing.assert_array_equal(captured.step(batch).to_numpy(), model.forward(batch, cache))
+        expected = model.forward(batch, cache)
+        np.testing.assert_array_equal(captured.step(batch).to_numpy(), expected)
+        unknown = replace(batch, token_ids=np.zeros_like(batch.token_ids))
+        on_device = Buffer.from_numpy(batch.token_ids)
+        np.testing.assert_array_equal(captured.step(unknown, on_device).to_numpy(), expected)
+
+
+def test_drawn_tokens_come_into_a_batch_on_the_device(model: Qwen3Model) -> None:
+    given, rows, tokens = np.array([7, 0, 9, 0, 0]), np.array([-1, 2, -1, 0, 2]), np.array([40, 41, 42])
+    drawn = DrawnTokens(Buffer.from_numpy(tokens.astype(np.int32)), rows.astype(np.int32))
+    token_ids = model.token_gatherer().token_ids(given.astype(np.int32), drawn)
+    assert token_ids.to_numpy().tolist() == [7, 42, 9, 40, 42]
+    batch = RaggedBatch.of([RequestRows([7, 0, 9, 0, 0], 0, [0])])
+    cache = model.allocate_cache(1)
+    known = model.forward(RaggedBatch.of([RequestRows([7, 42, 9, 40, 42], 0, [0])]), cache)
+    np.testing.assert_array_equal(model.step(batch, cache, token_ids).to_numpy(), known)
+
+
+def test_staged_copies_are_there_when_they_have_been_waited_for() -> None:
+    copies, rng = HostCopies(CPU(), staged=True), np.random.default_rng(0)
+    for size in (3, 5, 4, 40):  # memory grows, and is used again once it was read
+        ids, values = rng.integers(0, 100, size).astype(np.int32), rng.random((size, 20))
+        results = copies.begin([Buffer.from_numpy(ids), Buffer.from_numpy(values)]).wait()
+        for result, array in zip(results, (ids, values), strict=True):
+            np.testing.assert_array_equal(result, array)
 
 
 def test_pages_are_copied_and_swapped_by_the_driver() -> None:

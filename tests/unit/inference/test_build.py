@@ -8,7 +8,7 @@ from max.dtype import DType
 
 from python_layer.inference import build
 from python_layer.model.config import Qwen3Config
-from python_layer.model.device import CPU_DEVICE
+from python_layer.model.device import CPU_DEVICE, ComputeDevice
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import DEFAULT_MODEL
 from python_layer.utils.errors import ConfigError
@@ -47,6 +47,17 @@ def test_what_is_set_wins_and_what_does_not_fit_is_refused(monkeypatch: pytest.M
     for wrong in (2.0, 1e-9):
         with pytest.raises(ConfigError, match="kv_cache_memory"):
             build.cache_pages(MODEL, load_settings({"kv_cache_memory": wrong}))
+
+
+def test_overlap_is_for_gpus_and_not_with_guesses() -> None:
+    gpu = SimpleNamespace(device=ComputeDevice(0, "sm_90a"))
+    assert build.overlaps(gpu, load_settings({}))
+    assert not build.overlaps(gpu, load_settings({"speculation": 2}))
+    assert not build.overlaps(gpu, load_settings({"overlap": False}))
+    assert not build.overlaps(MODEL, load_settings({}))
+    assert build.overlaps(MODEL, load_settings({"overlap": True}))
+    with pytest.raises(ConfigError, match="overlap is on and speculation is 2"):
+        build.overlaps(gpu, load_settings({"overlap": True, "speculation": 2}))
 
 
 def test_the_summary_names_every_part_and_its_flag(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ def test_answers_that_have_begun_are_not_timed_out_in_the_queue() -> None:
 
 def test_a_failure_of_the_model_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     model = MockModel(64)
-    model.step = lambda batch, rows: 1 / 0  # type: ignore[method-assign]
+    model.forward = lambda batch, drawn: 1 / 0  # type: ignore[method-assign]
     with running(64, model=model) as engine, pytest.raises(EngineStoppedError, match="ZeroDivisionError"):
         engine.generate_batch([[1]], GenerationParams(max_tokens=2))
     assert "the engine failed" in caplog.text

@@ -160,15 +160,21 @@ def test_min_tokens_contradict_a_grammar(compiler: GrammarCompiler, free: Guide)
     assert caught.value.param == "min_tokens"
 
 
-def engine_of(model: Qwen3Model, pages: int = 200, speculation: int = 0) -> InferenceEngine:
+def engine_of(model: Qwen3Model, pages: int = 200, speculation: int = 0, overlap: bool = False) -> InferenceEngine:
     cache = CacheManager(pages, model.layout.page_size)
     scheduler = ContinuousBatchScheduler(SchedulerConfig(), cache, lambda: 0.0, SwapSpace(0))
     return InferenceEngine(
-        PagedModel(model, pages), scheduler, cache, model.tokenizer, speculation=speculation, debug=True
+        PagedModel(model, pages, overlap=overlap),
+        scheduler,
+        cache,
+        model.tokenizer,
+        speculation=speculation,
+        overlap=overlap,
+        debug=True,
     )
 
 
-@pytest.mark.parametrize("changes", [{"pages": 12}, {"speculation": 4}], ids=str)
+@pytest.mark.parametrize("changes", [{"pages": 12}, {"speculation": 4}, {"overlap": True}], ids=str)
 def test_neighbours_preemption_and_speculation_change_nothing(
     model: Qwen3Model, tokenizer: QwenTokenizer, compiler: GrammarCompiler, free: Guide, changes: dict[str, int]
 ) -> None:

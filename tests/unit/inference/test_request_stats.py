@@ -69,12 +69,12 @@ def check(engine: InferenceEngine, reader: Reader, requests: list[Request]) -> N
         assert (timeline.first_token is not None) == (timeline.generated > 0)
 
 
-@pytest.mark.parametrize("speculation", [0, 3])
-def test_random_requests_with_aborts_forks_and_preemption(speculation: int) -> None:
+@pytest.mark.parametrize("way", [{"overlap": True}, {"speculation": 0}, {"speculation": 3}], ids=str)
+def test_random_requests_with_aborts_forks_and_preemption(way: dict) -> None:
     rng = random.Random(7)
     reader, requests = Reader(), []
     prefixes = [[rng.randrange(VOCAB) for _ in range(12)] for _ in range(4)]
-    sizes = {"token_budget": 48, "max_running": 24, "max_waiting": 100_000, "speculation": speculation}
+    sizes = {"token_budget": 48, "max_running": 24, "max_waiting": 100_000} | way
     with running(48, model=MockModel(48), **sizes) as engine:
         for number in range(600):
             prompt = [*rng.choice(prefixes)[: rng.randint(0, 12)], rng.randrange(VOCAB)]
