@@ -1,10 +1,10 @@
 """The transformer blocks on a CPU: one op for each, within which threads wait for each other (see `layer.mojo`)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from max.dtype import DType
-from max.graph import BufferType, Graph, TensorType, TensorValue, Value, ops
+from max.graph import BufferType, Dim, Graph, TensorType, TensorValue, Value, ops
 
 from python_layer.model.config import Qwen3Config
 from python_layer.model.graph_ops import CPU, FLOAT, LAYER_BIASES, LAYER_WEIGHTS, StepInputs, float_constant
@@ -12,12 +12,6 @@ from python_layer.model.linear import LinearLayers
 
 MATRICES = ("qkv", "o", "gate_up", "down")
 WEIGHTS = ("input_norm", *LAYER_WEIGHTS)
-
-
-def scratch_size(config: Qwen3Config) -> int:
-    """Float32 numbers that a layer needs for each token beside its input and output; as in ``layer.mojo``."""
-    attention = 4 * config.q_size + 2 * config.kv_size
-    return 2 * config.hidden_size + max(attention, 3 * config.intermediate_size, config.hidden_size)
 
 
 def cpu_layers(
@@ -46,35 +40,58 @@ def cpu_layers(
         [T, hidden_size], float32.
     """
     names = WEIGHTS + LAYER_BIASES if config.attention_bias else WEIGHTS
-    scratch = ops.buffer_create(BufferType(FLOAT, [hidden.shape[0], scratch_size(config)], CPU))
+    scratch = ops.buffer_create(scratch_type(config, hidden.shape[0]))
     values: list[Value] = [*step.for_layers(), scratch, hidden, rope, *(weights[f"layers.0.{name}"] for name in names)]
     types = [TensorType(DType.int32, [], CPU), *(value.type for value in values)]
     with graph.add_subgraph("layer", input_types=types, custom_extensions=[kernels]) as layer:
         index, cache, *rest = layer.inputs
-        positions, row_offsets, page_table = (value.tensor for value in rest[:3])
+        batch = [value.tensor for value in rest[:3]]
         x, angles, *own = (value.tensor for value in rest[4:])
-        w = dict(zip(names, own, strict=True))
-        inputs = [cache.buffer, rest[3].buffer, x, angles, positions, row_offsets, page_table, index.tensor]
-        inputs += [float_constant(config.rms_norm_eps), *(w[name] for name in WEIGHTS)]
-        # Where there are none, others take their places.
-        inputs += [w.get(name, w["q_norm"]) for name in LAYER_BIASES]
-        parameters: dict[str, bool | int | str] = {
-            "isa": linear.isa,
-            "pairs": linear.paired,
-            "q_heads": config.num_attention_heads,
-            "head_dim": config.head_dim,
-            "inner": config.intermediate_size,
-            "biases": config.attention_bias,
-        }
-        for kind in MATRICES:
-            form = linear.formats.get(kind)
-            parameters |= {f"{kind}_bits": form.bits if form else 0, f"{kind}_offsets": bool(form and form.offsets)}
-        (result,) = ops.inplace_custom("mili.layer", CPU, inputs, [hidden.type], parameters)
-        layer.output(result)
+        inputs = [cache.buffer, rest[3].buffer, x, angles, *batch, index.tensor]
+        layer.output(layer_op(config, inputs, dict(zip(names, own, strict=True)), linear))
     for i in range(config.num_hidden_layers):
         parts = [weights[f"layers.{i}.{name}"] for name in names]
-        (result,) = ops.call(
-            layer, ops.constant(i, DType.int32, CPU), *step.for_layers(), scratch, hidden, rope, *parts
-        )
+        index = ops.constant(i, DType.int32, CPU)
+        (result,) = ops.call(layer, index, *step.for_layers(), scratch, hidden, rope, *parts)
         hidden = result.tensor
     return hidden
+
+
+def scratch_type(config: Qwen3Config, tokens: Dim) -> BufferType:
+    """The memory that layers need beside their inputs and outputs, one after the other; as in ``layer.mojo``."""
+    attention = 4 * config.q_size + 2 * config.kv_size
+    size = 2 * config.hidden_size + max(attention, 3 * config.intermediate_size, config.hidden_size)
+    return BufferType(FLOAT, [tokens, size], CPU)
+
+
+def layer_op(
+    config: Qwen3Config, inputs: Sequence[Value], w: Mapping[str, TensorValue], linear: LinearLayers
+) -> TensorValue:
+    """One block.
+
+    Args:
+        config: The model.
+        inputs: The cache, scratch memory, x [T, hidden_size], rope [T, head_dim], positions, row_offsets, page_table
+            and the number of the layer.
+        w: The layer's weights.
+        linear: Says how matrices are multiplied.
+
+    Returns:
+        [T, hidden_size], float32.
+    """
+    parameters: dict[str, bool | int | str] = {
+        "isa": linear.isa,
+        "pairs": linear.paired,
+        "q_heads": config.num_attention_heads,
+        "head_dim": config.head_dim,
+        "inner": config.intermediate_size,
+        "biases": config.attention_bias,
+    }
+    for kind in MATRICES:
+        form = linear.formats.get(kind)
+        parameters |= {f"{kind}_bits": form.bits if form else 0, f"{kind}_offsets": bool(form and form.offsets)}
+    given = [w[name] for name in WEIGHTS]
+    # Where there are no biases, another vector takes their places.
+    given += [w.get(name, w["q_norm"]) for name in LAYER_BIASES]
+    values = [*inputs, float_constant(config.rms_norm_eps), *given]
+    return ops.inplace_custom("mili.layer", CPU, values, [inputs[2].type], parameters)[0].tensor

@@ -1,5 +1,6 @@
 """Unit tests of the helpers of the kernels."""
 
+from std.atomic import Atomic
 from std.math import exp, exp2
 from std.runtime import parallelism_level
 from std.testing import TestSuite, assert_almost_equal, assert_equal, assert_true
@@ -12,6 +13,7 @@ from mojo_kernels.core.rope import rotate_half
 from mojo_kernels.memory.batch import request_of
 from mojo_kernels.utils.exp import exp2_vector, exp_vector
 from mojo_kernels.utils.parallel import WorkQueue, parallel_queue, parallel_ranges, task_count
+from mojo_kernels.utils.phases import PhaseQueue, Ticket, run_team
 from mojo_kernels.utils.simd import sum_of_squares
 from mojo_kernels.utils.types import untracked
 
@@ -148,6 +150,47 @@ def test_linear_of_one_element() raises:
     assert_equal(y[0], -6)
     _ = x^
     _ = w^
+
+
+def test_a_phase_begins_when_all_before_it_is_done() raises:
+    comptime phases = 5
+    comptime most = 200
+    for threads in [1, 2, 7]:  # more than the pool has, too
+        for _ in range(50):
+            var units = Array[Int, phases](fill=most)
+            units[1] = 0
+            units[3] = 1
+            var queue = PhaseQueue[phases](units, threads)
+            # How often each unit was done, and how many units of earlier phases were not done before it.
+            var done = List[Int64](length=phases * most, fill=0)
+            var early = List[Int64](length=threads, fill=0)
+            var done_at = untracked(done.unsafe_ptr())
+            var workers = Int64(0)
+            var early_at = untracked(early.unsafe_ptr())
+            var workers_at = untracked(Pointer(to=workers))
+
+            def worker() {imm}:
+                var me = Int(Atomic[Int64].fetch_add(workers_at, 1))
+                var ticket = Ticket(0, 0, 0, 0)
+                while queue.take(ticket):
+                    queue.wait(ticket)
+                    for phase in range(ticket.phase):
+                        for unit in range(units[phase]):
+                            early_at[unsafe_offset=me] += 1 - done_at[unsafe_offset=phase * most + unit]
+                    for unit in range(ticket.begin, ticket.end):
+                        done_at[unsafe_offset=ticket.phase * most + unit] += 1
+                    queue.finish(ticket)
+
+            run_team(threads, worker)
+            for thread in range(threads):
+                assert_equal(Int(early[thread]), 0)
+            var wrong = 0
+            for phase in range(phases):
+                for unit in range(most):
+                    wrong += 1 if Int(done[phase * most + unit]) != (1 if unit < units[phase] else 0) else 0
+            assert_equal(wrong, 0)
+            _ = workers
+            _ = queue^
 
 
 def main() raises:

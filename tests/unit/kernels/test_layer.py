@@ -1,0 +1,181 @@
+"""mili.layer against its parts, each of which has tests of its own, one op after the other: the same bits."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from max.driver import Buffer
+from max.dtype import DType
+from max.graph import BufferType, TensorValue, ops
+
+from python_layer.model.config import Qwen3Config
+from python_layer.model.cpu_layers import layer_op, scratch_type
+from python_layer.model.graph_ops import StepInputs
+from python_layer.model.linear import LinearLayers
+from python_layer.model.packing import pack_quantized_rows, pack_rows, packed_shape, quantized_shape
+from python_layer.model.quantized import QuantFormat, quantize_rows
+from python_layer.utils.cpu import multiplies_bfloat16
+from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor, to_dtype
+from tests.unit.kernels.isas import BEST
+
+# Sizes that fill no panel of a matrix, but of attention's heads.
+HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, PAGE = 160, 224, 4, 2, 64, 16
+EPS = 1e-6
+SHAPES = {
+    "qkv": ((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN),
+    "o": (HIDDEN, HEADS * HEAD_DIM),
+    "gate_up": (2 * INNER, HIDDEN),
+    "down": (HIDDEN, INNER),
+}
+NORMS = {"input_norm": HIDDEN, "q_norm": HEAD_DIM, "k_norm": HEAD_DIM, "post_norm": HIDDEN}
+BIASES = {"qkv_bias": SHAPES["qkv"][0], "o_bias": HIDDEN}
+INT8, INT4 = QuantFormat(8, 32, False), QuantFormat(4, 32, True)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Types of a layer."""
+
+    weights: DType
+    cache: DType
+    paired: bool = False
+    biases: bool = False
+    formats: tuple[tuple[str, QuantFormat], ...] = ()
+
+    @property
+    def config(self) -> Qwen3Config:
+        raw = {"model_type": "qwen3", "vocab_size": 64, "hidden_size": HIDDEN, "intermediate_size": INNER}
+        raw |= {"num_hidden_layers": 1, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS}
+        raw |= {"head_dim": HEAD_DIM, "hidden_act": "silu", "rms_norm_eps": EPS, "max_position_embeddings": 512}
+        raw |= {"rope_theta": 1e6, "attention_bias": self.biases, "tie_word_embeddings": True, "eos_token_id": 1}
+        return Qwen3Config.from_dict(raw)
+
+    @property
+    def names(self) -> list[str]:
+        return [*NORMS, *SHAPES, *(BIASES if self.biases else ())]
+
+
+CASES = {
+    "float32": Case(FLOAT, FLOAT, biases=True),
+    "bfloat16": Case(DType.bfloat16, DType.bfloat16),
+    "mixed": Case(FLOAT, FLOAT, formats=(("qkv", INT8), ("o", INT4), ("gate_up", INT4), ("down", INT8))),
+}
+if multiplies_bfloat16(BEST):
+    CASES["pairs"] = Case(DType.bfloat16, DType.bfloat16, paired=True, biases=True)
+
+
+def random_weight(rng: np.random.Generator, case: Case, name: str) -> Buffer | np.ndarray:
+    """A norm, a bias or a packed matrix."""
+    if name not in SHAPES:
+        return (1 + rng.standard_normal((NORMS | BIASES)[name]) / 4).astype(np.float32)
+    rows, columns = SHAPES[name]
+    values = (rng.standard_normal((rows, columns)) / columns**0.5).astype(np.float32)
+    form = dict(case.formats).get(name)
+    if form:
+        target = np.zeros(quantized_shape(values.shape, form), np.uint8)
+        rounded = quantize_rows(values, form.bits, form.group)
+        fitted = rounded.fitted(form)
+        assert fitted is not None
+        pack_quantized_rows(fitted, 0, target)
+        return target
+    buffer, _ = to_dtype(values, case.weights)
+    bits = np.uint16 if case.weights == DType.bfloat16 else np.uint32
+    plain = buffer.view(DType.uint16 if bits is np.uint16 else DType.uint32, values.shape).to_numpy()
+    target = np.zeros(packed_shape(values.shape, case.weights.name), bits)
+    pack_rows(plain, 0, target)
+    return Buffer.from_numpy(target).view(case.weights, target.shape)
+
+
+def by_parts(
+    case: Case, step: StepInputs, linear: LinearLayers, x: TensorValue, rope: TensorValue, w: dict[str, TensorValue]
+) -> TensorValue:
+    """The layer as ops of its own."""
+    eps = ops.constant(EPS, FLOAT, DEVICE)
+    layer = ops.constant(0, DType.int32, DEVICE)
+
+    def op(name: str, values: list, shape: list, dtype: DType = FLOAT, **parameters: int) -> TensorValue:
+        make = ops.inplace_custom if values[0] is step.cache else ops.custom
+        return make(f"mili.{name}", DEVICE, values, [tensor(dtype, *shape)], parameters)[0].tensor
+
+    def apply(kind: str, rows: TensorValue) -> TensorValue:
+        return linear.apply(kind, rows, w[kind], SHAPES[kind][0], w.get(f"{kind}_bias"))
+
+    place = [step.positions, step.row_offsets, step.page_table, layer]
+    qkv = apply("qkv", op("rms_norm", [x, w["input_norm"], eps], ["T", HIDDEN]))
+    q_type = DType.bfloat16 if case.paired else FLOAT
+    heads = [step.cache, qkv, w["q_norm"], w["k_norm"], rope, *place, eps]
+    q = op("qk_norm_rope_store", heads, ["T", HEADS * HEAD_DIM], q_type)
+    attended = op("paged_attention", [step.cache, q, *place], ["T", HEADS * HEAD_DIM], head_dim=HEAD_DIM)
+    sums = [tensor(FLOAT, "T", HIDDEN)] * 2
+    normed, total = ops.custom("mili.add_rms_norm", DEVICE, [apply("o", attended), x, w["post_norm"], eps], sums)
+    gated = op("swiglu", [apply("gate_up", normed.tensor)], ["T", INNER])
+    return apply("down", gated) + total.tensor
+
+
+@pytest.fixture(scope="module")
+def every_case() -> OpRunner:
+    """The step and x, rope, and two caches and the weights of each case -> the layer of each, whole and by parts."""
+
+    def build(values):
+        positions, offsets, table, x, rope, *rest = values
+        outputs = []
+        for case in CASES.values():
+            caches, weights = rest[:2], rest[2 : 2 + len(case.names)]
+            rest = rest[2 + len(case.names) :]
+            linear = LinearLayers(BEST, case.paired, dict(case.formats))
+            w = {name: value.tensor for name, value in zip(case.names, weights, strict=True)}
+            step = StepInputs(
+                caches[1].buffer, x.tensor, positions.tensor, offsets.tensor, table.tensor, positions.tensor
+            )
+            scratch = ops.buffer_create(scratch_type(case.config, x.tensor.shape[0]))
+            layer = ops.constant(0, DType.int32, DEVICE)
+            inputs = [caches[0], scratch, x, rope, positions, offsets, table, layer]
+            outputs.append(layer_op(case.config, inputs, w, linear))
+            outputs.append(by_parts(case, step, linear, x.tensor, rope.tensor, w))
+        return outputs
+
+    inputs = [tensor(INT, "T"), tensor(INT, "B_plus_1"), tensor(INT, "B", "P"), tensor(FLOAT, "T", HIDDEN)]
+    inputs.append(tensor(FLOAT, "T", HEAD_DIM))
+    for case in CASES.values():
+        inputs += [BufferType(case.cache, ["pages", 1, 2, KV_HEADS, PAGE, HEAD_DIM], DEVICE)] * 2
+        rng = np.random.default_rng(0)
+        for name in case.names:
+            weight = random_weight(rng, case, name)
+            form = name in dict(case.formats)
+            dtype = DType.uint8 if form else case.weights if name in SHAPES else FLOAT
+            inputs.append(tensor(dtype, *weight.shape))
+    return OpRunner(inputs, build)
+
+
+def empty_cache(case: Case, pages: int) -> Buffer:
+    """Not-a-number everywhere: what no request wrote must not be read."""
+    shape = (pages, 1, 2, KV_HEADS, PAGE, HEAD_DIM)
+    if case.cache == DType.bfloat16:
+        return Buffer.from_numpy(np.full(shape, 0x7FC0, np.uint16)).view(case.cache, shape)
+    return Buffer.from_numpy(np.full(shape, np.nan, np.float32))
+
+
+def test_the_layer_has_the_bits_of_its_parts_in_chunks_and_decodes(every_case: OpRunner) -> None:
+    rng = np.random.default_rng(1)
+    weights = {name: [random_weight(rng, case, n) for n in case.names] for name, case in CASES.items()}
+    caches = {name: [empty_cache(case, 12) for _ in range(2)] for name, case in CASES.items()}
+    table = np.arange(12, dtype=np.int32).reshape(3, 4)
+    # (positions before, rows) of each request: prompts, then a decode beside a chunk, then decodes alone.
+    for plan in (
+        [(0, 40), (0, 1), (0, 7)],
+        [(40, 1), (1, 20), (7, 0)],
+        [(41, 1), (21, 1), (7, 1)],
+        [(42, 0), (22, 1), (8, 0)],
+    ):
+        counts = [rows for _, rows in plan]
+        positions = np.concatenate([np.arange(start, start + rows) for start, rows in plan]).astype(np.int32)
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        x = rng.standard_normal((sum(counts), HIDDEN)).astype(np.float32)
+        angles = positions[:, None] * 1e6 ** (-np.arange(HEAD_DIM // 2) / (HEAD_DIM // 2))
+        rope = np.concatenate([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+        arguments = [value for name in CASES for value in (*caches[name], *weights[name])]
+        results = every_case(positions, offsets, table, x, rope, *arguments)
+        for number, name in enumerate(CASES):
+            whole, parts = results[2 * number : 2 * number + 2]
+            assert np.isfinite(whole).all(), name
+            np.testing.assert_array_equal(whole, parts, err_msg=name)
