@@ -32,22 +32,30 @@ def publish_barriers():
 
 
 @always_inline
-def arrive(barrier: SharedBarrier):
-    """Counts this thread's arrival; what it did before is seen by those who wait."""
-    inlined_assembly[
-        "mbarrier.arrive.release.cta.shared::cta.b64 _, [$0];", NoneType, constraints="r,~{memory}", has_side_effect=True
-    ](address_of(barrier))
+def arrive(barrier: SharedBarrier, counts: Bool):
+    """Counts this thread's arrival, if it counts; what it did before is seen by those who wait.
 
-
-@always_inline
-def arrive_expecting(barrier: SharedBarrier, bytes: Int32):
-    """Counts this thread's arrival, and lets the phase end only after copies of so many bytes have landed too."""
+    Not a branch, so that the warp stays together for its products.
+    """
     inlined_assembly[
-        "mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [$0], $1;",
+        "{\n.reg .pred %p_counts;\nsetp.ne.b32 %p_counts, $1, 0;\n"
+        "@%p_counts mbarrier.arrive.release.cta.shared::cta.b64 _, [$0];\n}",
         NoneType,
         constraints="r,r,~{memory}",
         has_side_effect=True,
-    ](address_of(barrier), UInt32(bytes))
+    ](address_of(barrier), UInt32(counts))
+
+
+@always_inline
+def arrive_expecting(barrier: SharedBarrier, bytes: Int32, counts: Bool):
+    """Counts this thread's arrival, if it counts, and lets the phase end only after so many bytes have landed too."""
+    inlined_assembly[
+        "{\n.reg .pred %p_counts;\nsetp.ne.b32 %p_counts, $2, 0;\n"
+        "@%p_counts mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [$0], $1;\n}",
+        NoneType,
+        constraints="r,r,r,~{memory}",
+        has_side_effect=True,
+    ](address_of(barrier), UInt32(bytes), UInt32(counts))
 
 
 @always_inline

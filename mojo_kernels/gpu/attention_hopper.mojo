@@ -122,8 +122,7 @@ struct Ring[size: Int, tile: Int](TrivialRegisterPassable):
     @always_inline
     def leave(mut self):
         """Ends a warp's reading of the tile, and goes on to the next."""
-        if lane_id() == 0:
-            arrive(self.was_read())
+        arrive(self.was_read(), lane_id() == 0)
         self.advance()
 
     @always_inline
@@ -188,8 +187,7 @@ def produce_tile[
             row += Int32(32 // chunks)
         show_to_async()
     syncwarp()
-    if lane_id() == 0:
-        arrive_expecting(came, whole * Int32(head_dim * 2))
+    arrive_expecting(came, whole * Int32(head_dim * 2), lane_id() == 0)
 
 
 @always_inline

@@ -3,6 +3,7 @@
 Everywhere the PTX of the kernels is interpreted; where MAX sees a GPU, they run on it too, through the ops.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,9 +25,11 @@ from tests.unit.kernels.harness import from_bfloat16 as buffer_values
 Run = Callable[["Requests", dict[str, np.ndarray]], tuple[np.ndarray, np.ndarray]]
 """Runs both ops on a batch, writes the requests' cache, and gives queries and attention [T, q_heads, head_dim]."""
 EPS = 1e-6
-SPLIT, MOST_SPLIT_ROWS, ROWS = 256, 16, 64
-"""As in mojo_kernels/gpu/attention.mojo."""
+SPLIT, MOST_SPLIT_ROWS = 256, 16
+"""As in mojo_kernels/gpu/attention_tiles.mojo."""
 LAYERS, LAYER = 2, 1
+NEEDED = re.compile("attention|qk_norm")
+"""In the names of kernels."""
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
@@ -85,11 +88,45 @@ class Requests:
         return q, k, v, reference.attention(q, k, v, positions)
 
 
+def in_order(block: np.ndarray) -> np.ndarray:
+    """A head's keys or values in a page, [page_size, head_dim], as mojo_kernels/gpu/pages.mojo says they lie."""
+    size, head_dim = block.shape
+    rows = min(8, size)
+    atoms = block.reshape(size // rows, head_dim // 64, rows, 8, 8)
+    row = np.arange(rows)[:, None]
+    columns = atoms[:, :, row, np.arange(8) ^ row]
+    return columns.transpose(0, 2, 1, 3, 4).reshape(size, head_dim)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How attention's launcher starts the kernels of whole tiles and of splits.
+
+    Attributes:
+        name: Before theirs.
+        rows: Query rows of a tile.
+        threads: Of a block of each.
+        shared: Rows of head_dim elements in the shared memory of each.
+        more: Bytes of shared memory besides.
+    """
+
+    name: str
+    rows: int
+    threads: tuple[int, int]
+    shared: tuple[int, int]
+    more: tuple[int, int] = (0, 0)
+
+
+EVERYWHERE = Launch("", 64, (128, 128), (4 * 64 + 64, 4 * 64 + 64))
+HOPPER = Launch("hopper_", 128, (384, 160), (128 + 4 * 128, 64 + 3 * 128), (4 * 16 + 24, 3 * 16 + 24))
+
+
 @dataclass
 class Interpreted:
     """The PTX, with the grids of the kernels' launchers."""
 
     kernels: dict[str, Program]
+    architecture: str
 
     def __call__(self, given: Requests, batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         rows, (requests, pages), head_dim = len(batch["qkv"]), batch["page_table"].shape, given.head_dim
@@ -109,13 +146,15 @@ class Interpreted:
         partial = np.full(requests * given.kv_heads * splits * group * (head_dim + 2), np.nan, np.float32)
         sizes = [group, given.kv_heads, stride, bits]
         arguments = [y, partial, q, layer, *where, requests, pages, *sizes]
-        shared = (4 * 64 + ROWS) * head_dim * 2
+        how = HOPPER if self.architecture == "sm_90a" and given.page_size >= 8 else EVERYWHERE
+        shared = [rows * head_dim * 2 + more for rows, more in zip(how.shared, how.more, strict=True)]
         if rows > requests or group > MOST_SPLIT_ROWS:
-            grid = (rows * group // ROWS + requests, given.kv_heads, 1)
-            launch(self.kernels[f"attention_{head_dim}"], grid, 128, arguments, shared)
+            grid = (rows * group // how.rows + requests, given.kv_heads, 1)
+            launch(self.kernels[f"{how.name}attention_{head_dim}"], grid, how.threads[0], arguments, shared[0])
         if group <= MOST_SPLIT_ROWS:
             grid = (splits, given.kv_heads, requests)
-            launch(self.kernels[f"attention_one_token_{head_dim}"], grid, 128, arguments, shared)
+            one_token = self.kernels[f"{how.name}attention_one_token_{head_dim}"]
+            launch(one_token, grid, how.threads[1], arguments, shared[1])
             grid = (group, given.kv_heads, requests)
             merged = [y, partial, *where[:2], pages, group, given.kv_heads, bits]
             launch(self.kernels[f"attention_merge_{head_dim}"], grid, 32, merged)
@@ -161,10 +200,11 @@ class OnGPU:
         return q.reshape(shape), y.reshape(shape)
 
 
-@pytest.fixture(scope="module", params=["interpreted", "gpu"])
+@pytest.fixture(scope="module", params=["sm_80", "sm_90a", "gpu"])
 def run(request: pytest.FixtureRequest) -> Run:
-    if request.param == "interpreted":
-        return Interpreted({name: parse(text) for name, text in compile_kernels("sm_80").items()})
+    if request.param != "gpu":
+        needed = {name: text for name, text in compile_kernels(request.param).items() if NEEDED.search(name)}
+        return Interpreted({name: parse(text) for name, text in needed.items()}, request.param)
     if accelerator_count() == 0:
         pytest.skip("MAX sees no GPU here")
     return OnGPU()
@@ -195,8 +235,9 @@ def test_whole_prompts(
         offset += n
         for position in range(n):
             page, slot = requests.pages[r][position // page_size], position % page_size
-            np.testing.assert_allclose(cache[page, LAYER, 0, :, slot], k[position], rtol=1e-2, atol=1e-5)
-            np.testing.assert_array_equal(cache[page, LAYER, 1, :, slot], v[position].astype(np.float32))
+            keys, values = (np.stack([in_order(b)[slot] for b in cache[page, LAYER, kind]]) for kind in range(2))
+            np.testing.assert_allclose(keys, k[position], rtol=1e-2, atol=1e-5)
+            np.testing.assert_array_equal(values, v[position].astype(np.float32))
     assert np.isnan(cache[:, 0]).all(), "a layer other than the one asked for was written"
 
 
