@@ -47,6 +47,12 @@ comptime THREADS = 128
 
 
 @always_inline
+def attention_shared[head_dim: Int]() -> Int:
+    """Bytes of a block's shared memory."""
+    return (4 * KEYS + ROWS) * head_dim * 2
+
+
+@always_inline
 def load_queries[
     head_dim: Int
 ](
