@@ -1,11 +1,10 @@
-"""PTX barriers: named ones, which threads meet at, and mbarriers in shared memory, which count arrivals and copied bytes."""
+"""PTX barriers: named ones, where threads meet, and mbarriers in shared memory, which count arrivals and copied bytes."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.ptx.memory import Values
 from tests.ptx.program import Instruction
 
 LANES = 32
@@ -139,17 +138,3 @@ class BarrierInstructions:
     def _go(self, threads: NDArray[np.bool_]) -> None:
         self.waiting &= ~threads
         self._met[threads] = -1
-
-    def read(self, operand: str, kind: str) -> Values:
-        raise NotImplementedError
-
-    def write(self, operand: str, values: Values, active: NDArray[np.bool_]) -> None:
-        raise NotImplementedError
-
-    def address(self, operand: str) -> tuple[str | None, NDArray[np.int64]]:
-        raise NotImplementedError
-
-    def window(
-        self, space: str, addresses: NDArray[np.int64], size: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        raise NotImplementedError

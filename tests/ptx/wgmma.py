@@ -1,7 +1,7 @@
 """PTX's warpgroup products (PTX ISA, 9.7.15): asynchronous, from shared memory through matrix descriptors.
 
-A product reads shared memory and its left registers as late as it may, when the warpgroup waits for it, and writes its sums
-only then; until then they are poisoned.
+A product reads shared memory and its left registers as late as it may, when the warpgroup waits for it, and writes its
+sums only then; until then they are poisoned.
 """
 
 import re
@@ -73,9 +73,7 @@ class WarpgroupInstructions(CopyInstructions):
         """Begins with no product on its way."""
         self._begun: dict[int, list[list[Product]]] = {}
         self._pending: dict[tuple[int, Sums], NDArray[np.float32]] = {}
-        products = [
-            i for b in self.program.blocks for i in b.instructions if i.name[:2] == ("wgmma", "mma_async")
-        ]
+        products = [i for b in self.program.blocks for i in b.instructions if i.name[:2] == ("wgmma", "mma_async")]
         # Registers of products, and the warpgroups that wrote them since their last fence.
         self.fenced = {r: set[int]() for i in products for o in i.operands[:2] for r in vector(o) if "{" in o}
 
@@ -117,9 +115,7 @@ class WarpgroupInstructions(CopyInstructions):
             self._set(registers, group, np.full((len(registers), GROUP), np.nan, np.float32))
         added = bool(self.read(adds, "pred")[group * GROUP])
         transposed = rest[2:] if len(rest) == 4 else ["0", rest[2]]
-        return Product(
-            registers, left, self._operand(second, group), transposed[0] == "1", transposed[1] == "1", added
-        )
+        return Product(registers, left, self._operand(second, group), transposed[0] == "1", transposed[1] == "1", added)
 
     def _operand(self, register: str, group: int) -> Operand:
         bits = self.read(register, "b64")[group * GROUP : (group + 1) * GROUP]
