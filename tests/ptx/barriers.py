@@ -1,4 +1,4 @@
-"""PTX barriers: named ones, where threads meet, and mbarriers in shared memory, which count arrivals and copied bytes."""
+"""PTX barriers: named ones, where threads meet, and mbarriers in shared memory, which count arrivals and bytes."""
 
 from dataclasses import dataclass
 
@@ -68,7 +68,7 @@ class BarrierInstructions:
         self._asked: dict[int, tuple[int, int]] = {}
 
     def meet(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        """bar.sync and bar.warp.sync: the threads wait for as many as the barrier takes, or for all that have not ended."""
+        """bar.sync and bar.warp.sync: threads wait for as many as the barrier takes, or for all that have not ended."""
         if "warp" in instruction.name:
             barrier, count = ALL + 1 + np.arange(self.threads) // LANES, np.full(self.threads, LANES)
         elif len(instruction.operands) > 1:

@@ -73,12 +73,14 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 # (query heads, kv heads, head_dim, page size, request lengths): one token and many, one split and several, groups
-# that fill a tile and that do not.
+# that fill a tile and that do not, pages shorter than an atom and longer than a step.
 CASES = [
     (4, 2, 64, 16, [5, 1, 33]),
     (8, 1, 128, 8, [31, 2]),
     (2, 1, 128, 16, [300]),
     (5, 1, 64, 64, [70, 3]),
+    (2, 1, 64, 4, [19, 1]),
+    (2, 1, 64, 256, [150]),
 ]
 
 
