@@ -59,7 +59,7 @@ def test_what_is_missing_shows(what: str) -> None:
         return
     try:
         attended, expected = attend(text)
-    except RuntimeError:
+    except (RuntimeError, MemoryError):
         return
     assert not np.allclose(attended, expected, rtol=2e-2, atol=2e-2)
 
