@@ -88,8 +88,8 @@ def load_keys[
     pages: GpuRead[DType.int32],
     layout: PageLayout,
     head: Int,
-    start: Int,
-    end: Int,
+    start: Int32,
+    end: Int32,
 ):
     """Begins to copy the keys and values of KEYS positions from `start` on; zeros from `end` on."""
     comptime chunks = head_dim // 8
@@ -97,8 +97,8 @@ def load_keys[
     var chunk = thread_idx.x % chunks
     for i in range(KEYS // rows):
         var row = i * rows + thread_idx.x // chunks
-        var position = start + row
-        var there = position < end
+        var position = Int(start) + row
+        var there = position < Int(end)
         var page = Int(pages[unsafe_offset=layout.page_index(position)]) if there else 0
         var source = cache.unsafe_offset(layout.key[head_dim](page, head, position, chunk))
         var target = swizzled[head_dim](row, chunk)
@@ -199,14 +199,14 @@ def attention_kernel[
     if place.request < 0:
         return
     var start_row = place.first_row + Int32(warp_id() * WARP_ROWS)
-    var end = Int(place.last_end(place.first_row, Int32(ROWS)))
-    var warp_end = Int(place.last_end(start_row, Int32(WARP_ROWS)))
-    var begin = 0
+    var end = place.last_end(place.first_row, Int32(ROWS))
+    var warp_end = place.last_end(start_row, Int32(WARP_ROWS))
+    var begin = Int32(0)
     comptime if one_token:
-        begin = block_idx.x * SPLIT
+        begin = Int32(block_idx.x * SPLIT)
         if begin >= end:
             return
-        end = min(end, begin + SPLIT)
+        end = min(end, begin + Int32(SPLIT))
 
     var lane = lane_id()
     var low_row = start_row + Int32(lane // 4)
@@ -222,24 +222,23 @@ def attention_kernel[
     async_copy_commit_group()
     var warp_queries = queries.unsafe_offset(warp_id() * WARP_ROWS * head_dim)
     var stage = 0
-    for start in range(begin, end, KEYS):
+    for start in range(begin, end, Int32(KEYS)):
         barrier()  # the other stage has been read
         var other = shared.unsafe_offset((1 - stage) * stage_size)
-        if start + KEYS < end:
-            load_keys[head_dim](
-                other, other.unsafe_offset(tile_size), cache, pages, layout, head, start + KEYS, end
-            )
+        var next = start + Int32(KEYS)
+        if next < end:
+            load_keys[head_dim](other, other.unsafe_offset(tile_size), cache, pages, layout, head, next, end)
         async_copy_commit_group()
         async_copy_wait_group(1)
         barrier()
         var tile = shared.unsafe_offset(stage * stage_size)
         if start < warp_end:
             attend[head_dim](
-                sums, warp_queries, tile, tile.unsafe_offset(tile_size), Int32(start), low_end, high_end, scale_of[head_dim]()
+                sums, warp_queries, tile, tile.unsafe_offset(tile_size), start, low_end, high_end, scale_of[head_dim]()
             )
         stage = 1 - stage
         comptime if not one_token:
-            if (start + KEYS) % SPLIT == 0 or start + KEYS >= end:
+            if next % Int32(SPLIT) == 0 or next >= end:
                 total.merge(sums)
     comptime if one_token:
         var splits = split_count(Int(pages_per_request), Int(page_bits))
