@@ -1,7 +1,23 @@
 """Where a GPU kernel finds the keys and values of a position: pages whose size is a power of two.
 
 The cache is [pages, layers, 2, kv_heads, page_size, head_dim]; kernels get the address of their layer in page 0.
+
+A head's positions lie in atoms of 8 positions and 64 columns, [page_size / 8, head_dim / 64, 8, 64], and in an atom the
+eighths of a row are in another order for each row, the 128-byte swizzle of Hopper's matrix descriptors (PTX ISA, 5.5.5): so
+whole pages can be copied to shared memory as they are, and tensor cores read them there without conflicts of banks. Pages
+of fewer than 8 positions have atoms of as many.
 """
+
+comptime ATOM = 8
+"""Positions of an atom."""
+comptime ATOM_COLUMNS = 64
+
+
+@always_inline
+def in_atoms[head_dim: Int](row: Int, chunk: Int, rows: Int = ATOM) -> Int:
+    """Where columns 8 * chunk to 8 * chunk + 7 of a row lie in atoms of `rows`, a power of two, in elements."""
+    var place = row & (rows - 1)
+    return (row - place) * head_dim + ((chunk >> 3) * rows + place) * ATOM_COLUMNS + (((chunk ^ place) & 7) << 3)
 
 
 @fieldwise_init
@@ -20,14 +36,23 @@ struct PageLayout(TrivialRegisterPassable):
         return position >> self.page_bits
 
     @always_inline
-    def key(self, page: Int, head: Int, position: Int) -> Int:
-        """Offset of a position's key vector in its page, from the layer's address."""
-        var slot = position & ((1 << self.page_bits) - 1)
-        return page * self.page_stride + ((head << self.page_bits) + slot) * self.head_dim
+    def slot(self, position: Int) -> Int:
+        """Which of its page's positions a position is."""
+        return position & ((1 << self.page_bits) - 1)
+
+    @always_inline
+    def keys(self, page: Int, head: Int) -> Int:
+        """Offset, from the layer's address, of the keys of a head in a page."""
+        return page * self.page_stride + (head << self.page_bits) * self.head_dim
+
+    @always_inline
+    def key[head_dim: Int](self, page: Int, head: Int, position: Int, chunk: Int) -> Int:
+        """Offset, from the layer's address, of columns 8 * chunk to 8 * chunk + 7 of a position's key in its page."""
+        return self.keys(page, head) + in_atoms[head_dim](self.slot(position), chunk, min(ATOM, 1 << self.page_bits))
 
     @always_inline
     def value_offset(self) -> Int:
-        """From a key vector to the value vector of the same position."""
+        """From a key to the value of the same position."""
         return (self.kv_heads << self.page_bits) * self.head_dim
 
 

@@ -77,9 +77,9 @@ def qk_norm_rope_store_kernel[
     var request = request_of(row_offsets.unsafe_origin_cast[ImmUntrackedOrigin](), Int(requests), row)
     var page = Int(page_table[unsafe_offset=request * Int(pages_per_request) + layout.page_index(position)])
     var kv_head = (head - Int(q_heads)) % Int(kv_heads)
-    var target = layout.key(page, kv_head, position) + (layout.value_offset() if is_value else 0)
-    store_floats[WIDTH](cache, target + low, a)
-    store_floats[WIDTH](cache, target + half + low, b)
+    var target = layout.value_offset() if is_value else 0
+    store_floats[WIDTH](cache, target + layout.key[head_dim](page, kv_head, position, low // WIDTH), a)
+    store_floats[WIDTH](cache, target + layout.key[head_dim](page, kv_head, position, (half + low) // WIDTH), b)
 
 
 def launch_qk_norm_rope_store[

@@ -16,12 +16,14 @@ class Resources:
         stack: Bytes of local memory of a thread: arrays that are not in registers.
         spills: Bytes that a thread stores because registers are short.
         shared: Bytes of static shared memory of a block.
+        serialized: Whether the assembler could not leave wgmma asynchronous, and waits after each.
     """
 
     registers: int
     stack: int
     spills: int
     shared: int
+    serialized: bool
 
 
 class Assembler:
@@ -57,6 +59,7 @@ class Assembler:
             stack=number(r"(\d+) bytes stack frame"),
             spills=number(r"(\d+) bytes spill stores"),
             shared=number(r"(\d+) bytes smem"),
+            serialized="serialized" in log,
         )
 
     def _assemble(self, ptx: bytes, options: list[str]) -> str:

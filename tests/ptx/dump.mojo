@@ -5,7 +5,9 @@ from std.compile import compile_info
 from std.sys import argv
 from std.sys.defines import get_defined_string
 
-from mojo_kernels.gpu.attention import attention_kernel, merge_kernel
+from mojo_kernels.gpu.attention import attention_kernel
+from mojo_kernels.gpu.attention_hopper import hopper_attention_kernel
+from mojo_kernels.gpu.attention_results import merge_kernel
 from mojo_kernels.gpu.elementwise import gather_kernel, rope_table_kernel, swiglu_kernel
 from mojo_kernels.gpu.normalization import rms_norm_kernel
 from mojo_kernels.gpu.sampling import sample_kernel
@@ -13,7 +15,8 @@ from mojo_kernels.gpu.qk_norm_rope import qk_norm_rope_store_kernel
 
 comptime B = DType.bfloat16
 comptime F = DType.float32
-comptime TARGET = get_gpu_target[get_defined_string["ARCH", "sm_90a"]()]()
+comptime ARCH = get_defined_string["ARCH", "sm_90a"]()
+comptime TARGET = get_gpu_target[ARCH]()
 
 
 def write(folder: String, name: String, text: String) raises:
@@ -45,3 +48,8 @@ def main() raises:
         write(folder, String("attention_one_token_", head_dim), String(compile_info[one, emission_kind="asm", target=TARGET]().asm))
         comptime merge = merge_kernel[head_dim]
         write(folder, String("attention_merge_", head_dim), String(compile_info[merge, emission_kind="asm", target=TARGET]().asm))
+        comptime if ARCH == "sm_90a":
+            comptime hopper = hopper_attention_kernel[head_dim, False]
+            write(folder, String("hopper_attention_", head_dim), String(compile_info[hopper, emission_kind="asm", target=TARGET]().asm))
+            comptime hopper_one = hopper_attention_kernel[head_dim, True]
+            write(folder, String("hopper_attention_one_token_", head_dim), String(compile_info[hopper_one, emission_kind="asm", target=TARGET]().asm))

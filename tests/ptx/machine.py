@@ -1,32 +1,29 @@
 """Interprets PTX, all threads of a block at a time, so that GPU kernels can be tested where there is no GPU.
 
 What is modelled: registers, branches (threads that part meet again where their ways do), global and shared memory with
-every access checked, barriers, shuffles, asynchronous copies that land as late as they may, ldmatrix and mma.sync as
-the PTX ISA gives their fragments. What is not: time, caches, rounding inside tensor cores (sums are exact here and then
-rounded), the last bits of approximate functions, memory that two blocks share while they run.
+every access checked, barriers and mbarriers, shuffles, asynchronous copies that land as late as they may, ldmatrix,
+mma.sync and wgmma as the PTX ISA gives their fragments and descriptors. What is not: time, caches, rounding inside
+tensor cores (sums are exact here and then rounded), the last bits of approximate functions, memory that two blocks
+share while they run.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.ptx.arithmetic import ARITHMETIC, COMPARE, TYPES, UNORDERED, product
-from tests.ptx.memory import GlobalMemory, Values, bfloat16, from_bfloat16
+from tests.ptx.arithmetic import ARITHMETIC, TYPES
+from tests.ptx.memory import GlobalMemory, Values
 from tests.ptx.program import Instruction, Program, vector
+from tests.ptx.values import ValueInstructions
 from tests.ptx.warps import LANES, WarpInstructions
+from tests.ptx.wgmma import GROUP, WarpgroupInstructions
+
+WIDTHS = {"%rd": "i8", "%rs": "i2", "%r": "i4", "%p": "?"}
+"""Of registers, by the beginning of their names."""
 
 
-@dataclass
-class Copies:
-    """Asynchronous copies into shared memory that have not landed."""
-
-    open: list[tuple[NDArray[np.int64], NDArray[np.uint8]]]
-    groups: list[list[tuple[NDArray[np.int64], NDArray[np.uint8]]]]
-
-
-class Machine(WarpInstructions):
+class Machine(ValueInstructions, WarpInstructions, WarpgroupInstructions):
     """One block of threads.
 
     Args:
@@ -63,18 +60,26 @@ class Machine(WarpInstructions):
         for axis, place, count in zip("xyz", block, grid, strict=True):
             self.registers[f"%ctaid.{axis}"] = zero + place
             self.registers[f"%nctaid.{axis}"] = zero + count
-        self.copies = Copies([], [])
+        self.start_barriers()
+        self.start_copies()
+        self.start_products()
 
     def run(self) -> None:
-        """Runs the block to its end."""
+        """Runs the block to its end.
+
+        Raises:
+            RuntimeError: Threads wait for what will not come.
+        """
         place = np.zeros(self.threads, np.int64)
         done = np.zeros(self.threads, bool)
-        waiting = np.zeros(self.threads, bool)
         order = np.array([*self.program.order, len(self.program.order)])
         while not done.all():
-            if (waiting | done).all():
-                waiting[:] = False
-            ready = ~(waiting | done)
+            ready = ~(self.waiting | done)
+            if not ready.any():
+                # Only when nothing else can happen do copies land.
+                if not (self.let_go(done) or self.land()):
+                    raise RuntimeError("threads wait at barriers for what will not come")
+                continue
             index = place[ready][order[place[ready]].argmin()]
             active = ready & (place == index)
             place[active] = index + 1
@@ -83,13 +88,19 @@ class Machine(WarpInstructions):
                 if instruction.guard is not None:
                     predicate = self.registers[instruction.guard]
                     taken = active & (~predicate if instruction.negated else predicate)
-                match instruction.name[0]:
-                    case "bra":
+                match instruction.name[:2]:
+                    case ("bra", *_):
                         place[taken] = self.program.labels[instruction.operands[0]]
-                    case "ret" | "exit":
+                    case ("ret" | "exit", *_):
                         done |= taken
-                    case "bar" | "barrier":
-                        waiting |= taken
+                    case ("bar" | "barrier", *_):
+                        if taken.any():
+                            self.meet(instruction, taken)
+                    case ("mbarrier", "try_wait"):
+                        active = self.try_wait(instruction, taken)
+                        place[taken & ~active] = index
+                        if not active.any():
+                            break
                     case _:
                         self.step(instruction, taken)
 
@@ -135,7 +146,9 @@ class Machine(WarpInstructions):
         """Writes a register of the active threads; a wider one is extended by the sign of the value's type."""
         if operand == "_":
             return
-        wide = {"%rd": "i8", "%rs": "i2", "%r": "i4", "%p": "?"}[operand.rstrip("0123456789")]
+        if operand in self.fenced:
+            self.fenced[operand].update(np.flatnonzero(active) // GROUP)
+        wide = WIDTHS.get(operand[:3]) or WIDTHS[operand[:2]]
         if wide != "?" and values.dtype.itemsize < np.dtype(wide).itemsize and values.dtype.kind in "iu":
             values = values.astype(wide)
         bits = values if wide == "?" else values.view(f"u{wide[1:]}")
@@ -188,9 +201,10 @@ class Machine(WarpInstructions):
         memory, offsets = self.window(_space(instruction), addresses[active], element.itemsize * len(sources))
         for i, source in enumerate(sources):
             values = np.ascontiguousarray(self.read(source, kind)[active])
-            memory[offsets[:, None] + i * element.itemsize + np.arange(element.itemsize)] = values.view(
-                np.uint8
-            ).reshape(-1, element.itemsize)
+            at = offsets[:, None] + i * element.itemsize + np.arange(element.itemsize)
+            memory[at] = values.view(np.uint8).reshape(-1, element.itemsize)
+            if memory is self.shared:
+                self.wrote(at, np.flatnonzero(active))
 
     def do_atom(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
         kind, operation = instruction.name[-1], instruction.name[-2]
@@ -212,108 +226,6 @@ class Machine(WarpInstructions):
             self.write(instruction.operands[0], old, active)
 
     do_red = do_atom
-
-    def do_cp(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        """cp.async and its groups; until a copy has landed its target is poisoned."""
-        match instruction.name[2]:
-            case "commit_group":
-                self.copies.groups.append(self.copies.open)
-                self.copies.open = []
-            case "wait_group" | "wait_all":
-                keep = int(instruction.operands[0]) if instruction.operands else 0
-                while len(self.copies.groups) > keep:
-                    for at, data in self.copies.groups.pop(0):
-                        self.shared[at] = data
-            case _:
-                size = int(instruction.operands[2])
-                _, targets = self.address(instruction.operands[0])
-                _, sources = self.address(instruction.operands[1])
-                _, targets = self.window("shared", targets[active], size)
-                given = self.read(instruction.operands[3], "b32")[active] if len(instruction.operands) > 3 else None
-                data = np.zeros((len(targets), size), np.uint8)
-                real = np.ones(len(targets), bool) if given is None else given > 0
-                if real.any():
-                    memory, offsets = self.memory.find(sources[active][real], size)
-                    data[real] = memory[offsets[:, None] + np.arange(size)]
-                at = targets[:, None] + np.arange(size)
-                self.shared[at] = 0xFF
-                self.copies.open.append((at, data))
-
-    def do_mov(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        kind, (target, source) = instruction.name[-1], instruction.operands
-        size = np.dtype(TYPES[kind]).itemsize
-        if target.startswith("{"):
-            parts = vector(target)
-            whole = self.read(source, kind)
-            step = 8 * size // len(parts)
-            for i, part in enumerate(parts):
-                piece = (whole >> whole.dtype.type(i * step)).astype(f"u{step // 8}")
-                self.write(part, piece, active)
-        elif source.startswith("{"):
-            parts = vector(source)
-            step = 8 * size // len(parts)
-            whole = np.zeros(self.threads, f"u{size}")
-            for i, part in enumerate(parts):
-                whole |= self.read(part, f"b{step}").astype(whole.dtype) << whole.dtype.type(i * step)
-            self.write(target, whole, active)
-        else:
-            self.write(target, self.read(source, kind), active)
-
-    def do_cvta(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        self.do_mov(instruction, active)  # global addresses are generic ones here
-
-    def do_setp(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        comparison, kind = instruction.name[1], instruction.name[-1]
-        a, b = (self.read(operand, kind) for operand in instruction.operands[1:3])
-        if comparison in ("num", "nan"):
-            unordered = np.isnan(a) | np.isnan(b)
-            result = ~unordered if comparison == "num" else unordered
-        elif comparison in UNORDERED:
-            result = ~UNORDERED[comparison](a, b)
-        else:
-            result = COMPARE[comparison](a, b)
-            if comparison == "ne" and kind[0] == "f":
-                result &= ~(np.isnan(a) | np.isnan(b))
-        self.write(instruction.operands[0], result, active)
-
-    def do_selp(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        target, a, b, predicate = instruction.operands
-        kind = instruction.name[-1]
-        self.write(target, np.where(self.registers[predicate], self.read(a, kind), self.read(b, kind)), active)
-
-    def do_cvt(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        *_, to, given = instruction.name
-        target, *sources = instruction.operands
-        with np.errstate(all="ignore"):
-            if to == "bf16x2":
-                high, low = (bfloat16(self.read(source, given)).astype(np.uint32) for source in sources)
-                self.write(target, high << np.uint32(16) | low, active)
-                return
-            if to == "bf16":
-                self.write(target, bfloat16(self.read(sources[0], given)), active)
-                return
-            source = self.read(sources[0], "b16" if given == "bf16" else given)
-            value = from_bfloat16(source) if given == "bf16" else source
-            if np.dtype(TYPES[to]).kind in "iu" and value.dtype.kind == "f":
-                rounding = next((name for name in instruction.name if name in ("rzi", "rni", "rmi", "rpi")), "rzi")
-                value = {"rzi": np.trunc, "rni": np.rint, "rmi": np.floor, "rpi": np.ceil}[rounding](value)
-            elif "rni" in instruction.name:
-                value = np.rint(value)
-            self.write(target, value.astype(TYPES[to]), active)
-
-    def do_mul(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        kind = instruction.name[-1]
-        a, b = (self.read(operand, kind) for operand in instruction.operands[1:])
-        with np.errstate(all="ignore"):
-            self.write(instruction.operands[0], product(instruction.name, a, b), active)
-
-    def do_mad(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        kind = instruction.name[-1]
-        a, b = (self.read(operand, kind) for operand in instruction.operands[1:3])
-        with np.errstate(all="ignore"):
-            result = product(instruction.name, a, b)
-            c = self.read(instruction.operands[3], f"{kind[0]}{8 * result.dtype.itemsize}")
-            self.write(instruction.operands[0], result + c, active)
 
 
 def _space(instruction: Instruction) -> str:

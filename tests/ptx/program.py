@@ -122,6 +122,8 @@ def _blocks(body: str) -> tuple[list[Block], dict[str, int]]:
         if match is None:
             raise ValueError(f"can't read {statement!r}")
         negated, guard, operation, rest = match.groups()
+        if operation.startswith("mbarrier.try_wait") and blocks[-1].instructions:
+            blocks.append(Block())  # where threads come back to that have to wait
         operands = tuple(operand.strip() for operand in OPERAND.findall(rest))
         blocks[-1].instructions.append(
             Instruction(tuple(re.split(r"\.|::", operation)), operands, guard, bool(negated))

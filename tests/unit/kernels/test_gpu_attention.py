@@ -3,8 +3,7 @@
 Everywhere the PTX of the kernels is interpreted; where MAX sees a GPU, they run on it too, through the ops.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
 
 import numpy as np
 import pytest
@@ -14,112 +13,14 @@ from max.graph import BufferType, DeviceRef, TensorType, ops
 
 from python_layer.model.device import resolve_device
 from tests.ptx.compiled import compile_kernels
-from tests.ptx.machine import launch
 from tests.ptx.memory import bfloat16, from_bfloat16
-from tests.ptx.program import Program, parse
-from tests.unit.kernels import reference
+from tests.ptx.program import parse
 from tests.unit.kernels.harness import OpRunner
 from tests.unit.kernels.harness import from_bfloat16 as buffer_values
+from tests.unit.kernels.paged_requests import EPS, LAYER, LAYERS, Interpreted, Requests, Run, in_order
 
-Run = Callable[["Requests", dict[str, np.ndarray]], tuple[np.ndarray, np.ndarray]]
-"""Runs both ops on a batch, writes the requests' cache, and gives queries and attention [T, q_heads, head_dim]."""
-EPS = 1e-6
-SPLIT, MOST_SPLIT_ROWS, ROWS = 256, 16, 64
-"""As in mojo_kernels/gpu/attention.mojo."""
-LAYERS, LAYER = 2, 1
-
-
-def rounded(values: np.ndarray) -> np.ndarray:
-    """The nearest bfloat16 numbers, as float64."""
-    return from_bfloat16(bfloat16(values.astype(np.float32))).astype(np.float64)
-
-
-@dataclass
-class Requests:
-    """Random requests with their whole projections, and an empty cache in pages that lie anywhere."""
-
-    q_heads: int
-    kv_heads: int
-    head_dim: int
-    page_size: int
-    lengths: list[int]
-
-    def __post_init__(self) -> None:
-        rng = np.random.default_rng([self.q_heads, self.head_dim, *self.lengths])
-        width = (self.q_heads + 2 * self.kv_heads) * self.head_dim
-        self.qkv = [bfloat16((2 * rng.standard_normal((n, width))).astype(np.float32)) for n in self.lengths]
-        self.gammas = (1 + 0.2 * rng.standard_normal((2, self.head_dim))).astype(np.float32)
-        half = self.head_dim // 2
-        self.frequencies = (1e6 ** (-np.arange(half) / half)).astype(np.float32)
-        needed = [-(-n // self.page_size) for n in self.lengths]
-        shuffled = list(rng.permutation(sum(needed) + 1))
-        self.pages = [[int(shuffled.pop()) for _ in range(n)] for n in needed]
-        # What no request wrote must never be used: NaN would show.
-        shape = (sum(needed) + 1, LAYERS, 2, self.kv_heads, self.page_size, self.head_dim)
-        self.cache = np.full(shape, 0x7FFF, np.uint16)
-
-    def step(self, run: Run, parts: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
-        """One batch of (request, from position, to position): queries and attention, [T, q_heads, head_dim]."""
-        positions = np.concatenate([np.arange(a, b) for _, a, b in parts]).astype(np.int32)
-        table = np.full((len(parts), max(len(self.pages[r]) for r, _, _ in parts)), -1, np.int32)
-        for row, (r, _, _) in zip(table, parts, strict=True):
-            row[: len(self.pages[r])] = self.pages[r]
-        angles = positions[:, None].astype(np.float32) * self.frequencies
-        batch = {
-            "qkv": np.concatenate([self.qkv[r][a:b] for r, a, b in parts]),
-            "rope": np.concatenate([np.cos(angles), np.sin(angles)], 1),
-            "positions": positions,
-            "row_offsets": np.cumsum([0, *(b - a for _, a, b in parts)]).astype(np.int32),
-            "page_table": table,
-        }
-        return run(self, batch)
-
-    def expected(self, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Queries, keys, values and attention of a request, with the roundings of the kernels' inputs."""
-        heads = from_bfloat16(self.qkv[r]).astype(np.float64).reshape(self.lengths[r], -1, self.head_dim)
-        q, k, v = np.split(heads, [self.q_heads, self.q_heads + self.kv_heads], axis=1)
-        positions = np.arange(self.lengths[r])
-        q = reference.rotate(reference.rms_norm(q, self.gammas[0], EPS), positions, self.frequencies)
-        k = reference.rotate(reference.rms_norm(k, self.gammas[1], EPS), positions, self.frequencies)
-        q, k = rounded(q), rounded(k)
-        return q, k, v, reference.attention(q, k, v, positions)
-
-
-@dataclass
-class Interpreted:
-    """The PTX, with the grids of the kernels' launchers."""
-
-    kernels: dict[str, Program]
-
-    def __call__(self, given: Requests, batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        rows, (requests, pages), head_dim = len(batch["qkv"]), batch["page_table"].shape, given.head_dim
-        stride, bits = given.cache[0].size, given.page_size.bit_length() - 1
-        q = np.zeros((rows, given.q_heads, head_dim), np.uint16)
-        y = np.zeros_like(q)
-        layer = given.cache.reshape(-1)[LAYER * given.cache[0, 0].size :]
-        heads = [given.q_heads, given.kv_heads]
-        where = [batch["positions"], batch["row_offsets"], batch["page_table"]]
-        inputs = [q, layer, batch["qkv"], *given.gammas, batch["rope"], *where]
-        threads = rows * (given.q_heads + 2 * given.kv_heads) * head_dim // 16
-        store = self.kernels[f"qk_norm_rope_store_{head_dim}"]
-        launch(store, (-(-threads // 256), 1, 1), 256, [*inputs, rows, requests, pages, *heads, stride, bits, EPS])
-
-        group = given.q_heads // given.kv_heads
-        splits = -(-(pages << bits) // SPLIT)
-        partial = np.full(requests * given.kv_heads * splits * group * (head_dim + 2), np.nan, np.float32)
-        sizes = [group, given.kv_heads, stride, bits]
-        arguments = [y, partial, q, layer, *where, requests, pages, *sizes]
-        shared = (4 * 64 + ROWS) * head_dim * 2
-        if rows > requests or group > MOST_SPLIT_ROWS:
-            grid = (rows * group // ROWS + requests, given.kv_heads, 1)
-            launch(self.kernels[f"attention_{head_dim}"], grid, 128, arguments, shared)
-        if group <= MOST_SPLIT_ROWS:
-            grid = (splits, given.kv_heads, requests)
-            launch(self.kernels[f"attention_one_token_{head_dim}"], grid, 128, arguments, shared)
-            grid = (group, given.kv_heads, requests)
-            merged = [y, partial, *where[:2], pages, group, given.kv_heads, bits]
-            launch(self.kernels[f"attention_merge_{head_dim}"], grid, 32, merged)
-        return from_bfloat16(q), from_bfloat16(y)
+NEEDED = re.compile("attention|qk_norm")
+"""In the names of kernels."""
 
 
 class OnGPU:
@@ -161,22 +62,25 @@ class OnGPU:
         return q.reshape(shape), y.reshape(shape)
 
 
-@pytest.fixture(scope="module", params=["interpreted", "gpu"])
+@pytest.fixture(scope="module", params=["sm_80", "sm_90a", "gpu"])
 def run(request: pytest.FixtureRequest) -> Run:
-    if request.param == "interpreted":
-        return Interpreted({name: parse(text) for name, text in compile_kernels("sm_80").items()})
+    if request.param != "gpu":
+        needed = {name: text for name, text in compile_kernels(request.param).items() if NEEDED.search(name)}
+        return Interpreted({name: parse(text) for name, text in needed.items()}, request.param)
     if accelerator_count() == 0:
         pytest.skip("MAX sees no GPU here")
     return OnGPU()
 
 
 # (query heads, kv heads, head_dim, page size, request lengths): one token and many, one split and several, groups
-# that fill a tile and that do not.
+# that fill a tile and that do not, pages shorter than an atom and longer than a step.
 CASES = [
     (4, 2, 64, 16, [5, 1, 33]),
     (8, 1, 128, 8, [31, 2]),
     (2, 1, 128, 16, [300]),
     (5, 1, 64, 64, [70, 3]),
+    (2, 1, 64, 4, [19, 1]),
+    (2, 1, 64, 256, [150]),
 ]
 
 
@@ -195,8 +99,9 @@ def test_whole_prompts(
         offset += n
         for position in range(n):
             page, slot = requests.pages[r][position // page_size], position % page_size
-            np.testing.assert_allclose(cache[page, LAYER, 0, :, slot], k[position], rtol=1e-2, atol=1e-5)
-            np.testing.assert_array_equal(cache[page, LAYER, 1, :, slot], v[position].astype(np.float32))
+            keys, values = (np.stack([in_order(b)[slot] for b in cache[page, LAYER, kind]]) for kind in range(2))
+            np.testing.assert_allclose(keys, k[position], rtol=1e-2, atol=1e-5)
+            np.testing.assert_array_equal(values, v[position].astype(np.float32))
     assert np.isnan(cache[:, 0]).all(), "a layer other than the one asked for was written"
 
 
