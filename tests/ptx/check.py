@@ -21,6 +21,7 @@ from python_layer.model.graph import ModelGraph
 from python_layer.model.kernels import kernel_package
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import DEFAULT_MODEL
+from python_layer.model.quantization import FLOAT8_KINDS
 from python_layer.model.sampler import SampleGraph
 from tests.ptx.assembler import Assembler
 from tests.ptx.compiled import compile_kernels
@@ -32,7 +33,7 @@ SHAPES = {
 """What tells Qwen3 models apart; see :func:`config_of`."""
 LAYERS = 2
 """Of the whole models that are compiled: all layers are one subgraph, which is compiled once."""
-KERNELS = ("attention", "qk_norm_rope", "normalization", "elementwise")
+KERNELS = ("attention", "qk_norm_rope", "normalization", "elementwise", "linear")
 """Parts of the names of MILI's kernels in a model's graph."""
 
 
@@ -66,11 +67,12 @@ def check_kernels(architecture: str) -> Iterator[str]:
             yield f"{architecture} {name}: {products} mma.sync"
 
 
-def check_graphs(architecture: str, shape: str, folder: Path) -> Iterator[str]:
+def check_graphs(architecture: str, shape: str, float8: bool, folder: Path) -> Iterator[str]:
     """Compiles and exports a model's graph and the sampler's, prints what is in them, and gives what is wrong."""
     target, config = parse_target(f"cuda:{architecture}"), config_of(shape)
     layout = KVCacheLayout.of(config, 16, DType.bfloat16)
-    model = ModelGraph(config, layout, DType.bfloat16, device=target.ref)
+    kinds = FLOAT8_KINDS if float8 else ()
+    model = ModelGraph(config, layout, DType.bfloat16, architecture, device=target.ref, float8=kinds)
     for request, wanted in ((model, KERNELS), (SampleGraph(target.ref), ("sampling",))):
         what, started = f"{architecture} {shape} {type(request).__name__}", time.perf_counter()
         file = folder / f"{architecture}-{shape}-{type(request).__name__}.mef"
@@ -92,13 +94,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
     parser.add_argument("--shape", nargs="*", choices=["tiny", *SHAPES], default=[], help="whole models to compile")
+    parser.add_argument("--float8", action="store_true", help="with matrices of e4m3, as FP8 checkpoints have them")
     options = parser.parse_args()
     wrong = []
     with tempfile.TemporaryDirectory() as scratch:
         for architecture in options.architecture:
             wrong += check_kernels(architecture)
             for shape in options.shape:
-                wrong += check_graphs(architecture, shape, Path(scratch))
+                wrong += check_graphs(architecture, shape, options.float8, Path(scratch))
     print(*(wrong or ["all is as it should be"]), sep="\n")
     return 1 if wrong else 0
 

@@ -1,0 +1,98 @@
+"""Linear layers on GPUs against NumPy, and that a row has the same bits in every kernel.
+
+Everywhere the PTX of the kernels is interpreted; where MAX sees a GPU, the ops run on it too.
+"""
+
+import numpy as np
+import pytest
+
+from tests.ptx.compiled import LINEAR, compile_kernels
+from tests.ptx.float8 import e4m3, from_e4m3
+from tests.ptx.machine import launch
+from tests.ptx.memory import bfloat16, from_bfloat16
+from tests.ptx.program import Program, parse
+
+STAGES_OF_ROWS, STAGES_OF_TILE = 4, 3
+"""As in mojo_kernels/gpu/linear_rows.mojo and linear_tile.mojo."""
+
+
+@pytest.fixture(scope="module")
+def ampere() -> dict[str, Program]:
+    return {name: parse(text) for name, text in compile_kernels("sm_80", LINEAR).items()}
+
+
+@pytest.fixture(scope="module")
+def hopper() -> dict[str, Program]:
+    return {name: parse(text) for name, text in compile_kernels("sm_90a", LINEAR).items() if "float8" in name or "fp8" in name}
+
+
+class Layer:
+    """A random layer and its input, as a GPU has them."""
+
+    def __init__(self, rows: int, outputs: int, columns: int, kind: str) -> None:
+        rng = np.random.default_rng([rows, outputs, columns])
+        groups = -(-columns // 128)
+        self.kind, self.columns = kind, columns
+        self.x = bfloat16(rng.standard_normal((rows, columns)).astype(np.float32))
+        self.x_scales = self.w_scales = np.ones((1, 1), np.float32)
+        weights = rng.standard_normal((outputs, columns)).astype(np.float32)
+        if kind == "bf16":
+            self.w = bfloat16(weights)
+            self.exact_w = from_bfloat16(self.w).astype(np.float64)
+            return
+        self.w = e4m3(100 * weights)
+        self.w_scales = (0.01 * rng.uniform(0.5, 2, (-(-outputs // 8), groups))).astype(np.float32)
+        wide = np.repeat(np.repeat(self.w_scales, 8, 0), 128, 1)[:outputs, :columns]
+        self.exact_w = from_e4m3(self.w).astype(np.float64) * wide
+
+    def rounded(self, kernels: dict[str, Program]) -> None:
+        """Rounds the input to e4m3 by the kernel."""
+        rows, groups = len(self.x), -(-self.columns // 128)
+        values = np.full(self.x.shape, 255, np.uint8)
+        self.x_scales = np.full((rows, groups), np.nan, np.float32)
+        grid = (-(-rows * groups * 16 // 256), 1, 1)
+        launch(kernels["quantize_float8"], grid, 256, [values, self.x_scales, self.x, rows, self.columns])
+        self.x = values
+
+    def exact(self) -> np.ndarray:
+        """x @ w.T of what is multiplied."""
+        if self.x.dtype == np.uint16:
+            return from_bfloat16(self.x).astype(np.float64) @ self.exact_w.T
+        wide = np.repeat(self.x_scales, 128, 1)[:, : self.columns]
+        return from_e4m3(self.x).astype(np.float64) * wide @ self.exact_w.T
+
+    def run(self, kernels: dict[str, Program], kernel: str, rows: slice = slice(None)) -> np.ndarray:
+        """Some rows by a kernel, such as rows_2 or tile_64, with the grid of `launch_linear`; bfloat16's bits."""
+        x, x_scales = self.x[rows], self.x_scales[rows] if self.x.dtype == np.uint8 else self.x_scales
+        outputs, scaled = len(self.w), self.kind == "fp8"
+        y = np.full((len(x), outputs), 0x7FFF, np.uint16)
+        group = 128 if scaled else -(-self.columns // 512) * 64
+        sizes = [len(x), outputs, self.columns, group]
+        arguments = [y, x, self.w, x_scales, self.w_scales, *sizes]
+        shape, size = kernel.split("_")
+        program = kernels[f"linear_{shape}_{self.kind}_{size}"]
+        if shape == "rows":
+            blocks, threads, shared = -(-outputs // (8 * int(size))), 256, STAGES_OF_ROWS * int(size) * 256 * 16
+        else:
+            across = 64 if scaled else int(size)
+            blocks = -(-len(x) // int(size)) * -(-outputs // across)
+            threads = 256 if size == "128" else 128
+            step = 128 // x.itemsize
+            shared = STAGES_OF_TILE * (int(size) * 128 + across * step * self.w.itemsize)
+        launch(program, (blocks, 1, 1), threads, [np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a for a in arguments], shared)
+        return y
+
+
+def close(bits: np.ndarray, exact: np.ndarray) -> None:
+    np.testing.assert_allclose(from_bfloat16(bits), exact, rtol=5e-3, atol=5e-3 * np.abs(exact).mean())
+
+
+@pytest.mark.parametrize(("outputs", "columns"), [(40, 1160), (19, 64)])
+def test_bfloat16(ampere: dict[str, Program], outputs: int, columns: int) -> None:
+    """Columns that fill neither a group nor a step; outputs and rows that fill no tile."""
+    layer = Layer(21, outputs, columns, "bf16")
+    whole = layer.run(ampere, "tile_64")
+    close(whole, layer.exact())
+    np.testing.assert_array_equal(layer.run(ampere, "tile_128"), whole)
+    for kernel, rows in (("rows_2", slice(0, 1)), ("rows_4", slice(5, 21)), ("rows_2", slice(12, 19))):
+        np.testing.assert_array_equal(layer.run(ampere, kernel, rows), whole[rows])
