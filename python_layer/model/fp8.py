@@ -14,7 +14,6 @@ from python_layer.model.safetensors_file import PlainTensor
 from python_layer.model.tensor_source import ComputedTensor
 from python_layer.utils.errors import WeightError
 
-
 SCALED_ROWS, SCALED_COLUMNS = 8, 128
 """Rows and columns that share a scale on a GPU; see ``mojo_kernels/core/float8_linear.mojo``."""
 

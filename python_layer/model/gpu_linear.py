@@ -21,8 +21,8 @@ def gpu_linear(
 ) -> TensorValue:
     """x[T, K] @ w[N, K].T + bias.
 
-    With scales w is e4m3. Activations are then rounded to e4m3 too where the GPU multiplies it; elsewhere w is widened to
-    bfloat16 as it is multiplied.
+    With scales w is e4m3. Activations are then rounded to e4m3 too where the GPU multiplies it; elsewhere w is widened
+    to bfloat16 as it is multiplied.
 
     Args:
         x: bfloat16.
@@ -48,6 +48,9 @@ def gpu_linear(
 
 
 def multiplies_float8(architecture: str) -> bool:
-    """Whether kernels for a GPU such as sm_90a multiply e4m3. sm_89 could, but MAX's PTX version for it could not say so."""
+    """Whether kernels for a GPU such as sm_90a multiply e4m3.
+
+    sm_89 could, but MAX writes its PTX in version 8.1, and these products came with version 8.4.
+    """
     found = re.search(r"\d+", architecture)
     return found is not None and int(found[0]) >= FLOAT8_SINCE

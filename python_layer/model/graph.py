@@ -21,7 +21,7 @@ from python_layer.model.linear import LinearLayers
 from python_layer.model.quantization import float8_specs, quantized_specs
 from python_layer.model.quantized import QuantFormat
 from python_layer.model.rope import rope_frequencies
-from python_layer.model.weight_loader import WeightSpec
+from python_layer.model.weight_spec import WeightSpec
 from python_layer.model.weights import EMBEDDING, FINAL_NORM, LM_HEAD, weight_specs
 
 

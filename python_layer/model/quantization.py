@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from python_layer.model.fp8 import Fp8Format
 from python_layer.model.quantized import QuantFormat
-from python_layer.model.weight_loader import Float8Part, WeightSpec
+from python_layer.model.weight_spec import Float8Part, WeightSpec
 from python_layer.utils.errors import ConfigError
 
 BITS = {"int8": 8, "int4": 4}
@@ -69,7 +69,7 @@ def quantized_specs(specs: Sequence[WeightSpec], formats: Formats) -> list[Weigh
 def float8_kinds(
     quantization: str, specs: Sequence[WeightSpec], given: Mapping[str, QuantFormat | Fp8Format | None]
 ) -> tuple[str, ...]:
-    """The kinds of matrices that stay e4m3 on a GPU: those that are so in every layer, unless ``quantization`` is none."""
+    """The kinds of matrices that stay e4m3 on a GPU: those that are so in every layer; "none" is none of them."""
     if quantization == "none":
         return ()
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 from pathlib import Path
 
@@ -15,12 +14,13 @@ from numpy.typing import NDArray
 
 from python_layer.model.checkpoint import Checkpoint, open_checkpoint
 from python_layer.model.dtype_conversion import STORAGE, convert
-from python_layer.model.fp8 import SCALED_ROWS, Fp8Format, Fp8Tensor, gpu_scales_shape
+from python_layer.model.fp8 import SCALED_ROWS, Fp8Format, Fp8Tensor
 from python_layer.model.hub import resolve_model
-from python_layer.model.packing import pack_quantized_rows, pack_rows, packed_shape, quantized_shape
+from python_layer.model.packing import pack_quantized_rows, pack_rows
 from python_layer.model.quantized import QuantFormat
 from python_layer.model.tensor_source import TensorSource, quantized_rows
 from python_layer.model.weight_cache import WeightCache, fingerprint
+from python_layer.model.weight_spec import Float8Part, WeightSpec
 from python_layer.utils.cores import choose_threads
 from python_layer.utils.errors import ConfigError, WeightError
 from python_layer.utils.host_memory import anonymous_buffer
@@ -36,56 +36,6 @@ SUPPORTED = "F32, BF16 and F16"
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all), from the thread that loads."""
-
-
-class Float8Part(Enum):
-    """Which part of an FP8 matrix a weight is; see ``fp8.py``."""
-
-    NUMBERS = "numbers"
-    SCALES = "scales"
-
-
-@dataclass(frozen=True)
-class WeightSpec:
-    """A weight of the graph and where its rows come from.
-
-    Attributes:
-        name: The weight's name in the graph.
-        shape: Its shape.
-        sources: The checkpoint's tensors, (name, shape), that make it up along the first axis.
-        dtype: Its type in memory; None is the model's.
-        packed: It is a matrix that lies in memory as the kernels of linear layers want it.
-        form: How it is quantized, and then packed too; None is not.
-        float8: It is a part of a matrix [N, K] of this shape that stays e4m3: its numbers, or its scales [N / 8, K / 128].
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    sources: tuple[tuple[str, tuple[int, ...]], ...]
-    dtype: str | None = None
-    packed: bool = False
-    form: QuantFormat | None = None
-    float8: Float8Part | None = None
-
-    def dtype_in_memory(self, dtype: str) -> str:
-        """Its type in a model of the type ``dtype``: that, its own, or uint8 where it is quantized."""
-        if self.float8:
-            return "uint8" if self.float8 is Float8Part.NUMBERS else "float32"
-        return "uint8" if self.form else self.dtype or dtype
-
-    def shape_in_memory(self, dtype: str) -> tuple[int, ...]:
-        """Its shape in the model's type ``dtype``."""
-        if self.form:
-            return quantized_shape(self.shape, self.form)
-        if self.float8 is Float8Part.SCALES:
-            return gpu_scales_shape(self.shape)
-        return packed_shape(self.shape, self.dtype or dtype) if self.packed else self.shape
-
-    def __post_init__(self) -> None:
-        """Refuses sources that would not fill the weight."""
-        rows = sum(shape[0] for _, shape in self.sources)
-        if self.shape[0] != rows or any(shape[1:] != self.shape[1:] for _, shape in self.sources):
-            raise ValueError(f"the sources of {self.name} do not add up to {self.shape}: {self.sources}")
 
 
 class LoadedWeights(Mapping[str, NDArray[np.generic]]):

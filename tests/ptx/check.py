@@ -1,7 +1,7 @@
 """Compiles the GPU kernels, and with ``--shape`` whole models, for GPUs that are not here, and checks what came out.
 
-The kernels: each assembles, without local memory, and attention multiplies on tensor cores. A model: its graph compiles
-and is exported, and holds MILI's kernels and matrix products on tensor cores.
+The kernels: each assembles, without local memory, and attention and linear layers multiply on tensor cores. A model:
+its graph compiles and is exported, and holds MILI's kernels and products on tensor cores.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from python_layer.model.loading import DEFAULT_MODEL
 from python_layer.model.quantization import FLOAT8_KINDS
 from python_layer.model.sampler import SampleGraph
 from tests.ptx.assembler import Assembler
-from tests.ptx.compiled import compile_kernels
+from tests.ptx.compiled import LINEAR, compile_kernels
 
 SHAPES = {
     "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "tie_word_embeddings": True},
@@ -55,7 +55,7 @@ def config_of(shape: str) -> Qwen3Config:
 def check_kernels(architecture: str) -> Iterator[str]:
     """Compiles and assembles every kernel, prints what each takes, and gives what is wrong."""
     assembler = Assembler()
-    for name, ptx in compile_kernels(architecture).items():
+    for name, ptx in (compile_kernels(architecture) | compile_kernels(architecture, LINEAR)).items():
         taken = assembler.resources(ptx, architecture)
         products = len(re.findall(r"\bmma\.sync", ptx))
         shared = f"{taken.shared:6} bytes shared"
@@ -63,7 +63,7 @@ def check_kernels(architecture: str) -> Iterator[str]:
         most = MOST_SPILLS.get((architecture, name), 0)
         if taken.spills > most or (taken.stack and not most):
             yield f"{architecture} {name}: {taken.stack} bytes of local memory, {taken.spills} bytes of spills"
-        if bool(products) != (name.startswith("attention") and "merge" not in name):
+        if bool(products) != (name.startswith(("attention", "linear")) and "merge" not in name):
             yield f"{architecture} {name}: {products} mma.sync"
 
 

@@ -23,7 +23,7 @@ def ampere() -> dict[str, Program]:
 
 @pytest.fixture(scope="module")
 def hopper() -> dict[str, Program]:
-    return {name: parse(text) for name, text in compile_kernels("sm_90a", LINEAR).items() if "float8" in name or "fp8" in name}
+    return {name: parse(text) for name, text in compile_kernels("sm_90a", LINEAR).items()}
 
 
 class Layer:
@@ -79,7 +79,7 @@ class Layer:
             threads = 256 if size == "128" else 128
             step = 128 // x.itemsize
             shared = STAGES_OF_TILE * (int(size) * 128 + across * step * self.w.itemsize)
-        launch(program, (blocks, 1, 1), threads, [np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a for a in arguments], shared)
+        launch(program, (blocks, 1, 1), threads, arguments, shared)
         return y
 
 
@@ -96,3 +96,47 @@ def test_bfloat16(ampere: dict[str, Program], outputs: int, columns: int) -> Non
     np.testing.assert_array_equal(layer.run(ampere, "tile_128"), whole)
     for kernel, rows in (("rows_2", slice(0, 1)), ("rows_4", slice(5, 21)), ("rows_2", slice(12, 19))):
         np.testing.assert_array_equal(layer.run(ampere, kernel, rows), whole[rows])
+
+
+def check_float8(layer: Layer, kernels: dict[str, Program]) -> None:
+    whole = layer.run(kernels, "tile_64")
+    close(whole, layer.exact())
+    np.testing.assert_array_equal(layer.run(kernels, "tile_128"), whole)
+    for kernel, rows in (("rows_2", slice(3, 4)), ("rows_4", slice(1, 17))):
+        np.testing.assert_array_equal(layer.run(kernels, kernel, rows), whole[rows])
+
+
+def test_float8_weights_are_widened(ampere: dict[str, Program]) -> None:
+    check_float8(Layer(17, 40, 1168, "fp8"), ampere)
+
+
+def test_float8_is_multiplied(hopper: dict[str, Program]) -> None:
+    layer = Layer(17, 40, 1168, "fp8")
+    layer.rounded(hopper)
+    check_float8(layer, hopper)
+
+
+def test_every_e4m3_is_widened_exactly(ampere: dict[str, Program]) -> None:
+    layer = Layer(1, 8, 256, "fp8")
+    codes = np.arange(256)
+    layer.w[:] = np.where(codes & 127 == 127, 0, codes)  # the others are NaN
+    layer.w_scales[:] = 1
+    layer.x = bfloat16(np.zeros((16, 256), np.float32))
+    layer.exact_w = from_e4m3(layer.w).astype(np.float64)
+    seen = []
+    for first in range(0, 256, 16):  # a row of x takes out one column
+        layer.x[:] = 0
+        layer.x[np.arange(16), first + np.arange(16)] = 0x3F80
+        seen.append(from_bfloat16(layer.run(ampere, "rows_2"))[:, 0])
+    np.testing.assert_array_equal(np.concatenate(seen), layer.exact_w[0])
+
+
+def test_activations_are_rounded(hopper: dict[str, Program]) -> None:
+    layer = Layer(3, 8, 272, "fp8")
+    layer.x[1, :128] = 0
+    exact = from_bfloat16(layer.x).astype(np.float64)
+    layer.rounded(hopper)
+    padded = np.pad(abs(exact), ((0, 0), (0, 112))).reshape(3, 3, 128).max(2)
+    np.testing.assert_allclose(layer.x_scales, np.where(padded > 0, padded / 448, 1), rtol=1e-6)
+    wide = np.repeat(layer.x_scales, 128, 1)[:, :272]
+    np.testing.assert_array_equal(layer.x, e4m3(exact.astype(np.float32) / wide))
