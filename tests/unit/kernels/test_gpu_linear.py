@@ -1,16 +1,22 @@
 """Linear layers on GPUs against NumPy, and that a row has the same bits in every kernel.
 
-Everywhere the PTX of the kernels is interpreted; where MAX sees a GPU, the ops run on it too.
+Everywhere the PTX of the kernels is interpreted; where MAX sees a GPU, the graph's linear layers run on it too.
 """
 
 import numpy as np
 import pytest
+from max.driver import Buffer, accelerator_count
+from max.dtype import DType
+from max.graph import TensorType
 
+from python_layer.model.device import resolve_device
+from python_layer.model.gpu_linear import gpu_linear, multiplies_float8
 from tests.ptx.compiled import LINEAR, compile_kernels
 from tests.ptx.float8 import e4m3, from_e4m3
 from tests.ptx.machine import launch
 from tests.ptx.memory import bfloat16, from_bfloat16
 from tests.ptx.program import Program, parse
+from tests.unit.kernels.harness import OpRunner
 
 STAGES_OF_ROWS, STAGES_OF_TILE = 4, 3
 """As in mojo_kernels/gpu/linear_rows.mojo and linear_tile.mojo."""
@@ -140,3 +146,26 @@ def test_activations_are_rounded(hopper: dict[str, Program]) -> None:
     np.testing.assert_allclose(layer.x_scales, np.where(padded > 0, padded / 448, 1), rtol=1e-6)
     wide = np.repeat(layer.x_scales, 128, 1)[:, :272]
     np.testing.assert_array_equal(layer.x, e4m3(exact.astype(np.float32) / wide))
+
+
+@pytest.mark.skipif(accelerator_count() == 0, reason="MAX sees no GPU here")
+@pytest.mark.parametrize("kind", ["bf16", "fp8"])
+def test_on_a_gpu(kind: str) -> None:
+    """Rows alone, in few and in many: every kernel, by the choice of the launcher."""
+    device = resolve_device("gpu")
+    layer = Layer(700, 2056, 1168, kind)
+    shapes = [(DType.bfloat16, "T", 1168), (DType.bfloat16 if kind == "bf16" else DType.uint8, 2056, 1168)]
+    shapes += [(DType.float32, *layer.w_scales.shape)] if kind == "fp8" else []
+    inputs = [TensorType(dtype, shape, device.ref) for dtype, *shape in shapes]
+    run = OpRunner(inputs, lambda v: [gpu_linear(v[0].tensor, v[1].tensor, device.architecture, *v[2:])], device)
+
+    def bfloat(bits: np.ndarray) -> Buffer:
+        return Buffer.from_numpy(bits).view(DType.bfloat16, bits.shape)
+
+    weights = [bfloat(layer.w)] if kind == "bf16" else [Buffer.from_numpy(layer.w), Buffer.from_numpy(layer.w_scales)]
+    (whole,) = run(bfloat(layer.x), *weights)
+    exact = layer.exact()
+    loose = 0.03 if kind == "fp8" and multiplies_float8(device.architecture) else 5e-3
+    np.testing.assert_allclose(whole, exact, rtol=loose, atol=loose * np.abs(exact).mean() * 4)
+    for rows in (slice(0, 1), slice(3, 19), slice(100, 130), slice(650, 700)):
+        np.testing.assert_array_equal(run(bfloat(layer.x[rows]), *weights)[0], whole[rows])
