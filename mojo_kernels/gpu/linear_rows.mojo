@@ -63,6 +63,25 @@ def load_words[
     return result
 
 
+@fieldwise_init
+struct Place(TrivialRegisterPassable):
+    """Where a warp is in its groups; what lies beyond the last column is zero."""
+
+    var column: Int
+    """First of a unit."""
+    var unit: Int
+    """Its number in the group."""
+
+    @always_inline
+    def move[width: Int](mut self, units: Int):
+        """On to the next unit; after the last of a group, of the warp's next group."""
+        self.column += width
+        self.unit += 1
+        if self.unit == units:
+            self.unit = 0
+            self.column += (WARPS - 1) * units * width
+
+
 def linear_rows_kernel[
     format: Int, y_type: DType, tiles: Int
 ](
@@ -106,18 +125,15 @@ def linear_rows_kernel[
     var steps = ceildiv(columns, Int(group) * WARPS) * units
     var own = shared.unsafe_offset(thread_idx.x * CHUNK)
 
-    @always_inline
-    @__parameter
-    def column_of(step: Int) -> Int:
-        return (step // units * WARPS + warp_id()) * Int(group) + step % units * width
+    var copied = Place(warp_id() * Int(group), 0)
 
     @always_inline
     @__parameter
     def copy(step: Int):
         comptime for n in range(tiles):
             var row = first + n * 8 + lane // 4
-            var at = column_of(step) * w_bytes[format]() + lane % 4 * CHUNK
-            var there = step < steps and row < outputs and at < columns * w_bytes[format]()
+            var at = copied.column * w_bytes[format]() + lane % 4 * CHUNK
+            var there = row < outputs and at < columns * w_bytes[format]()
             var source = row * columns * w_bytes[format]() + at if there else 0
             async_copy[CHUNK, fill=UInt8(0)](
                 w.unsafe_offset(source).unsafe_address_space_cast[AddressSpace.GLOBAL](),
@@ -125,13 +141,16 @@ def linear_rows_kernel[
                 Int32(CHUNK) if there else Int32(0),
             )
         async_copy_commit_group()
+        copied.move[width](units)
 
     comptime for step in range(STAGES - 1):
         copy(step)
     var sums = Array[Sums, tiles](fill=Sums(0))
     var totals = SIMD[DType.float32, owned](0)
-    var low = load_words[format](x, lane // 4, rows, columns, column_of(0))
-    var high = load_words[format](x, lane // 4 + 8, rows, columns, column_of(0))
+    var place = Place(warp_id() * Int(group), 0)
+    var low = load_words[format](x, lane // 4, rows, columns, place.column)
+    var high = load_words[format](x, lane // 4 + 8, rows, columns, place.column)
+    var first_group = 0
     for step in range(steps):
         async_copy_wait_group(STAGES - 2)
         var weights = Array[Chunk, tiles](fill=Chunk(0))
@@ -139,19 +158,19 @@ def linear_rows_kernel[
             var slot = own.unsafe_offset((step % STAGES * tiles + n) * THREADS * CHUNK)
             weights[n] = bitcast[DType.uint32, 4](slot.unsafe_load[width=CHUNK, alignment=CHUNK]())
         copy(step + STAGES - 1)
-        var next_low = load_words[format](x, lane // 4, rows, columns, column_of(step + 1))
-        var next_high = load_words[format](x, lane // 4 + 8, rows, columns, column_of(step + 1))
+        place.move[width](units)
+        var next_low = load_words[format](x, lane // 4, rows, columns, place.column)
+        var next_high = load_words[format](x, lane // 4 + 8, rows, columns, place.column)
         comptime for n in range(tiles):
             add_unit[format](sums[n], low, high, weights[n])
         low = next_low
         high = next_high
-        if (step + 1) % units == 0:
+        if place.unit == 0:  # a group of each warp is complete
             comptime for n in range(tiles):
                 comptime for i in range(4):
                     parts[unsafe_offset=(warp_id() * elements + n * 4 + i) * 32 + lane] = sums[n][i]
                 sums[n] = Sums(0)
             barrier()
-            var first_group = step // units * WARPS
             comptime for j in range(owned):
                 var element = j * THREADS + thread_idx.x
                 var at = place_of(element)
@@ -166,6 +185,7 @@ def linear_rows_kernel[
                                 x_scales, w_scales, at[0], first + at[1], group_at, rows, outputs, columns
                             )
                             totals[j] = fma(sum, scale, totals[j])
+            first_group += WARPS
             barrier()
     comptime for j in range(owned):
         var at = place_of(j * THREADS + thread_idx.x)

@@ -1,7 +1,7 @@
 """A linear layer on many rows, in tiles of rows by outputs.
 
-A block copies the next columns of its rows of x and w to shared memory, STAGES - 1 steps ahead, while its warps multiply. Each
-warp has WARP_ROWS x 32 or so of the tile's sums in registers. Groups of columns are added up as on few rows
+A block copies the next columns of its rows of x and w to shared memory, some steps ahead, while its warps multiply.
+Each warp has a part of the tile's sums in registers. Groups of columns are added up as on few rows
 (`linear_rows.mojo`), so that a row has the same bits in either kernel and in a tile of any size.
 """
 
@@ -36,12 +36,16 @@ from .linear_products import (
 )
 from .mma import Sums
 
-comptime STAGES = 3
 comptime ROW_BYTES = 128
 """Of a row of x in shared memory."""
 comptime SUPER = 8
 """Row tiles that go over all outputs together, so that what they read of w is still in the L2 cache."""
 comptime SharedBytes = MutPointer[UInt8, _, address_space=AddressSpace.SHARED]
+
+
+def stage_count[tile_rows: Int]() -> Int:
+    """Steps whose columns are being copied or multiplied; small tiles are few, and need more to keep memory busy."""
+    return 3 if tile_rows > 64 else 6
 
 
 def step_columns[format: Int]() -> Int:
@@ -51,7 +55,7 @@ def step_columns[format: Int]() -> Int:
 
 def shared_bytes[format: Int, tile_rows: Int, tile_outputs: Int]() -> Int:
     """Dynamic shared memory of a block."""
-    return STAGES * (tile_rows * ROW_BYTES + tile_outputs * step_columns[format]() * w_bytes[format]())
+    return stage_count[tile_rows]() * (tile_rows * ROW_BYTES + tile_outputs * step_columns[format]() * w_bytes[format]())
 
 
 @always_inline
@@ -153,6 +157,7 @@ def linear_tile_kernel[
     comptime warp_outputs = across * 8
     comptime warps_across = tile_outputs // warp_outputs
     comptime threads = tile_rows // warp_rows * warps_across * 32
+    comptime stages = stage_count[tile_rows]()
     comptime step_size = step_columns[format]()
     comptime w_row_bytes = step_size * w_bytes[format]()
     comptime x_tile_bytes = tile_rows * ROW_BYTES
@@ -176,7 +181,7 @@ def linear_tile_kernel[
     @__parameter
     def copy(step: Int):
         if step < steps:
-            var stage = shared.unsafe_offset(step % STAGES * stage_bytes)
+            var stage = shared.unsafe_offset(step % stages * stage_bytes)
             copy_rows[ROW_BYTES, x_chunks[format](), tile_rows, threads](
                 stage, x, first_row, rows, columns * x_bytes[format](), step * ROW_BYTES
             )
@@ -190,15 +195,17 @@ def linear_tile_kernel[
             )
         async_copy_commit_group()
 
-    comptime for step in range(STAGES - 1):
+    comptime for step in range(stages - 1):
         copy(step)
     var sums = Array[Sums, down * across](fill=Sums(0))
     var totals = Array[Sums, down * across](fill=Sums(0))
+    var group_at = 0
+    var left = steps_per_group
     for step in range(steps):
-        async_copy_wait_group(STAGES - 2)
+        async_copy_wait_group(Int32(stages - 2))
         barrier()  # the step's columns are there, and those of the one before have been read
-        copy(step + STAGES - 1)
-        var x_tile = shared.unsafe_offset(step % STAGES * stage_bytes)
+        copy(step + stages - 1)
+        var x_tile = shared.unsafe_offset(step % stages * stage_bytes)
         var w_tile = x_tile.unsafe_offset(x_tile_bytes)
         for unit in range(step_size // unit_columns[format]()):
             var weights = Array[Chunk, across](fill=Chunk(0))
@@ -210,7 +217,8 @@ def linear_tile_kernel[
                 var high = words_at[ROW_BYTES, x_chunks[format]()](x_tile, row + 8, unit)
                 comptime for n in range(across):
                     add_unit[format](sums[m * across + n], low, high, weights[n])
-        if (step + 1) % steps_per_group == 0 or step + 1 == steps:
+        left -= 1
+        if left == 0 or step + 1 == steps:
             comptime if format == BFLOAT:
                 comptime for i in range(down * across):
                     totals[i] += sums[i]
@@ -223,11 +231,13 @@ def linear_tile_kernel[
                     w_scales,
                     first_row + warp_row + lane // 4,
                     first_output + warp_output,
-                    step // steps_per_group,
+                    group_at,
                     rows,
                     outputs,
                     ceildiv(columns, SCALED_COLUMNS),
                 )
+            left = steps_per_group
+            group_at += 1
     comptime for m in range(down):
         comptime for half in range(2):
             var row = first_row + warp_row + m * 16 + half * 8 + lane // 4

@@ -18,7 +18,7 @@ from tests.ptx.memory import bfloat16, from_bfloat16
 from tests.ptx.program import Program, parse
 from tests.unit.kernels.harness import OpRunner
 
-STAGES_OF_ROWS, STAGES_OF_TILE = 4, 3
+STAGES = {"rows_2": 4, "rows_4": 4, "tile_64": 6, "tile_128": 3}
 """As in mojo_kernels/gpu/linear_rows.mojo and linear_tile.mojo."""
 
 
@@ -78,13 +78,13 @@ class Layer:
         shape, size = kernel.split("_")
         program = kernels[f"linear_{shape}_{self.kind}_{size}"]
         if shape == "rows":
-            blocks, threads, shared = -(-outputs // (8 * int(size))), 256, STAGES_OF_ROWS * int(size) * 256 * 16
+            blocks, threads, shared = -(-outputs // (8 * int(size))), 256, STAGES[kernel] * int(size) * 256 * 16
         else:
             across = 64 if scaled else int(size)
             blocks = -(-len(x) // int(size)) * -(-outputs // across)
             threads = 256 if size == "128" else 128
             step = 128 // x.itemsize
-            shared = STAGES_OF_TILE * (int(size) * 128 + across * step * self.w.itemsize)
+            shared = STAGES[kernel] * (int(size) * 128 + across * step * self.w.itemsize)
         launch(program, (blocks, 1, 1), threads, arguments, shared)
         return y
 
