@@ -13,7 +13,7 @@ from mojo_kernels.gpu.linear_tile import linear_tile_kernel
 
 comptime ARCH = get_defined_string["ARCH", "sm_90a"]()
 comptime TARGET = get_gpu_target[ARCH]()
-comptime Y = DType.bfloat16
+comptime Y = DType.float32
 
 
 def write(folder: String, name: String, text: String) raises:
@@ -34,6 +34,10 @@ def main() raises:
                 comptime outputs = tile_outputs[format, large]()
                 comptime kernel = linear_tile_kernel[format, Y, rows, outputs, warp_rows[format, large]()]
                 write(folder, String("linear_tile_", name, "_", rows), String(compile_info[kernel, emission_kind="asm", target=TARGET]().asm))
+    comptime rounding_rows = linear_rows_kernel[BFLOAT, DType.bfloat16, 2]
+    write(folder, "linear_rows_to_bf16", String(compile_info[rounding_rows, emission_kind="asm", target=TARGET]().asm))
+    comptime rounding_tile = linear_tile_kernel[BFLOAT, DType.bfloat16, 64, 64, 32]
+    write(folder, "linear_tile_to_bf16", String(compile_info[rounding_tile, emission_kind="asm", target=TARGET]().asm))
     comptime if ARCH == "sm_90a":
         comptime kernel = quantize_float8_kernel
         write(folder, "quantize_float8", String(compile_info[kernel, emission_kind="asm", target=TARGET]().asm))
