@@ -12,9 +12,11 @@ from std.memory import bitcast
 from std.sys import size_of
 
 from .packed import NextWeights, PANEL, fetch_ahead, pack_factor, store_outputs
+from ..gpu.linear_launch import launch_linear
+from ..gpu.linear_products import BFLOAT
 from ..utils.isa import add_pairs, has_pairs, lanes, registers
 from ..utils.parallel import parallel_ranges
-from ..utils.types import ReadPtr, WritePtr, require_cpu, untracked
+from ..utils.types import ReadPtr, WritePtr, floats, untracked
 
 comptime ROWS = 6
 """Rows of x in a register tile."""
@@ -235,23 +237,37 @@ def linear_cpu[
 
 @extensibility.register("mili.linear")
 struct Linear:
-    """`y[T, N] = x[T, K] @ w[N, K].T`; w packed as [N / 64, K / P, 64 P], x in float32 or bfloat16, sums in float32."""
+    """`y[T, N] = x[T, K] @ w[N, K].T`, sums in float32.
+
+    On a CPU y is float32, x float32 or bfloat16, and w packed as [N / 64, K / P, 64 P]. On a GPU x and w are bfloat16, w as
+    it is, and `isa` means nothing.
+    """
 
     @staticmethod
     def execute[
         target: StaticString, isa: StaticString
-    ](
-        y: OutputTensor[dtype=DType.float32, rank=2, ...],
-        x: InputTensor[rank=2, ...],
-        w: InputTensor[rank=3, ...],
-        ctx: DeviceContext,
-    ) raises:
-        require_cpu[target]()
-        linear_cpu[isa](
-            untracked(y.unsafe_ptr()),
-            untracked(x.unsafe_ptr()),
-            untracked(w.unsafe_ptr()),
-            x.dim_size(0),
-            y.dim_size(1),
-            x.dim_size(1),
-        )
+    ](y: OutputTensor[rank=2, ...], x: InputTensor[rank=2, ...], w: InputTensor, ctx: DeviceContext) raises:
+        comptime if target == "gpu":
+            comptime assert x.dtype == DType.bfloat16 and w.dtype == DType.bfloat16, "a GPU multiplies bfloat16"
+            # There are no scales: the pointers in their places are not used.
+            var no = w.unsafe_ptr().unsafe_bitcast[Float32]()
+            launch_linear[BFLOAT](
+                y.unsafe_ptr(),
+                x.unsafe_ptr().unsafe_bitcast[UInt8](),
+                w.unsafe_ptr().unsafe_bitcast[UInt8](),
+                no,
+                no,
+                x.dim_size(0),
+                w.dim_size(0),
+                x.dim_size(1),
+                ctx,
+            )
+        else:
+            linear_cpu[isa](
+                floats(y.unsafe_ptr()),
+                untracked(x.unsafe_ptr()),
+                untracked(w.unsafe_ptr()),
+                x.dim_size(0),
+                y.dim_size(1),
+                x.dim_size(1),
+            )

@@ -30,3 +30,8 @@ def floats[dtype: DType](p: MutPointer[Scalar[dtype], _]) -> WritePtr[DType.floa
 def require_cpu[target: StaticString]():
     """Refuses, when a graph is compiled, a device for which an op has no path."""
     comptime assert target == "cpu", "this op has no GPU path"
+
+
+def require_gpu[target: StaticString]():
+    """Likewise, where there is only a GPU path."""
+    comptime assert target == "gpu", "this op has no CPU path"

@@ -32,7 +32,16 @@ from python_layer.utils.errors import CompileError
 PORTABLE_CPU = "x86-64-v3"
 """The host code of graphs for another machine."""
 
-GRAPH_PARTS = ("linear.py", "rope.py", "weights.py")
+GRAPH_PARTS = (
+    "cpu_layers.py",
+    "gpu_layers.py",
+    "gpu_linear.py",
+    "graph_ops.py",
+    "linear.py",
+    "quantization.py",
+    "rope.py",
+    "weights.py",
+)
 """Beside the file that builds a graph, those whose code shapes it."""
 
 

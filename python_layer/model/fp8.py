@@ -4,12 +4,40 @@
 sign, four bits of exponent with bias 7, three of mantissa; no infinities, NaN where all bits after the sign are set).
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from python_layer.model.dtype_conversion import convert
 from python_layer.model.safetensors_file import PlainTensor
 from python_layer.model.tensor_source import ComputedTensor
+from python_layer.utils.errors import WeightError
+
+SCALED_ROWS, SCALED_COLUMNS = 8, 128
+"""Rows and columns that share a scale on a GPU; see ``mojo_kernels/core/float8_linear.mojo``."""
+
+
+@dataclass(frozen=True)
+class Fp8Format:
+    """How a matrix is scaled.
+
+    Attributes:
+        block: Rows and columns that share a scale in the checkpoint.
+    """
+
+    block: tuple[int, int]
+
+    def fits_gpu(self, shape: tuple[int, ...]) -> bool:
+        """Whether a matrix of this shape can stay as it is on a GPU."""
+        rows, columns = self.block
+        whole = rows % SCALED_ROWS == 0 and shape[0] % SCALED_ROWS == 0 and shape[1] % 16 == 0
+        return whole and columns == SCALED_COLUMNS
+
+
+def gpu_scales_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The shape of the scales of a matrix on a GPU."""
+    return -(-shape[0] // SCALED_ROWS), -(-shape[1] // SCALED_COLUMNS)
 
 
 class Fp8Tensor(ComputedTensor):
@@ -28,6 +56,28 @@ class Fp8Tensor(ComputedTensor):
         self._values = e4m3_values()
         self._scales = np.empty(scales.shape, np.float32)
         convert(scales.whole().reshape(-1), scales.dtype, self._scales.reshape(-1), "float32")
+
+    @property
+    def float8(self) -> Fp8Format:
+        """How it is scaled."""
+        return Fp8Format(self._block)
+
+    def bits(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Rows as they are in the file.
+
+        Raises:
+            WeightError: One has a number that is none; not every GPU kernel would show it.
+        """
+        found: NDArray[np.uint8] = self._weight.rows(start, stop).view(np.uint8)
+        if ((found & 127) == 127).any():
+            raise WeightError(f"{self.path}: rows {start} to {stop} of an FP8 matrix hold NaN; the file is damaged")
+        return found
+
+    def gpu_scales(self) -> NDArray[np.float32]:
+        """The scales as a GPU has them, [N / 8, K / 128], rounded up; the format must fit it."""
+        every = np.arange(0, self.shape[0], SCALED_ROWS) // self._block[0]
+        scales: NDArray[np.float32] = self._scales[every]
+        return scales
 
     def rows(self, start: int, stop: int) -> NDArray[np.generic]:
         """See :class:`~python_layer.model.tensor_source.TensorSource`."""

@@ -1,4 +1,4 @@
-"""The transformer blocks on a GPU: an op for each part, and MAX's matrix products between them."""
+"""The transformer blocks on a GPU: an op for each part."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,8 +7,8 @@ from max.dtype import DType
 from max.graph import Graph, TensorType, TensorValue, Value, ops
 
 from python_layer.model.config import Qwen3Config
-from python_layer.model.graph_ops import CPU, FLOAT, LAYER_BIASES, LAYER_WEIGHTS, StepInputs, custom_op, float_constant
-from python_layer.model.linear import LinearLayers
+from python_layer.model.gpu_linear import gpu_linear
+from python_layer.model.graph_ops import CPU, FLOAT, StepInputs, custom_op, float_constant
 from python_layer.model.weights import FINAL_NORM
 
 
@@ -20,7 +20,7 @@ def gpu_layers(
     rope: TensorValue,
     weights: Mapping[str, TensorValue],
     kernels: Path,
-    linear: LinearLayers,
+    architecture: str,
 ) -> TensorValue:
     """All blocks and the final norm.
 
@@ -32,18 +32,18 @@ def gpu_layers(
         rope: [T, head_dim].
         weights: By their names in the graph.
         kernels: The compiled kernel package.
-        linear: Builds the linear layers.
+        architecture: Of the GPU, such as sm_90a.
 
     Returns:
         [T, hidden_size], bfloat16.
     """
     first_norm = [hidden, weights["layers.0.input_norm"], float_constant(config.rms_norm_eps)]
     normed = custom_op("rms_norm", first_norm, hidden.shape, DType.bfloat16)
-    layer = _layer_graph(graph, config, step, [hidden, normed, rope], weights, kernels, linear)
+    layer = _layer_graph(graph, config, step, [hidden, normed, rope], weights, kernels, architecture)
     for i in range(config.num_hidden_layers):
         # A layer ends with the norm that its successor begins with: one pass with the residual addition.
         following = f"layers.{i + 1}.input_norm" if i + 1 < config.num_hidden_layers else FINAL_NORM
-        parts = [weights[f"layers.{i}.{name}"] for name in _weight_names(config)]
+        parts = [weights[f"layers.{i}.{name}"] for name in _weight_names(weights)]
         index = ops.constant(i, DType.int32, CPU)
         results = ops.call(layer, index, *step.for_layers(), hidden, normed, rope, *parts, weights[following])
         hidden, normed = (value.tensor for value in results)
@@ -57,10 +57,10 @@ def _layer_graph(
     activations: Sequence[TensorValue],
     weights: Mapping[str, TensorValue],
     kernels: Path,
-    linear: LinearLayers,
+    architecture: str,
 ) -> Graph:
     """One transformer block, compiled once and called for every layer with its weights."""
-    names = _weight_names(config)
+    names = _weight_names(weights)
     parts = [weights[f"layers.0.{name}"] for name in names]
     values: list[Value] = [*step.for_layers(), *activations, *parts, weights[FINAL_NORM]]
     types = [TensorType(DType.int32, [], CPU), *(value.type for value in values)]
@@ -71,7 +71,10 @@ def _layer_graph(
         eps = float_constant(config.rms_norm_eps)
         rows, between = hidden.shape[0], normed.dtype
 
-        qkv = linear.apply("qkv", normed, w["qkv"], config.q_size + 2 * config.kv_size, w.get("qkv_bias"))
+        def linear(kind: str, x: TensorValue) -> TensorValue:
+            return gpu_linear(x, w[kind], architecture, w.get(f"{kind}_scales"), w.get(f"{kind}_bias"))
+
+        qkv = linear("qkv", normed)
         queries = custom_op(
             "qk_norm_rope_store",
             [cache.buffer, qkv, w["q_norm"], w["k_norm"], rope, positions, row_offsets, page_table, index.tensor, eps],
@@ -85,17 +88,19 @@ def _layer_graph(
             between,
             head_dim=config.head_dim,
         )
-        mixed = linear.apply("o", attended, w["o"], config.hidden_size, w.get("o_bias"))
+        mixed = linear("o", attended)
         hidden, normed = _add_norm(mixed, hidden, w["post_norm"], eps)
-        both = linear.apply("gate_up", normed, w["gate_up"], 2 * config.intermediate_size)
+        both = linear("gate_up", normed)
         gated = custom_op("swiglu", [both], [rows, config.intermediate_size], between)
-        down = linear.apply("down", gated, w["down"], config.hidden_size)
+        down = linear("down", gated)
         layer.output(*_add_norm(down, hidden, next_norm, eps))
     return layer
 
 
-def _weight_names(config: Qwen3Config) -> tuple[str, ...]:
-    return LAYER_WEIGHTS + LAYER_BIASES if config.attention_bias else LAYER_WEIGHTS
+def _weight_names(weights: Mapping[str, TensorValue]) -> list[str]:
+    """What a layer has: matrices, the scales and biases that some have, and norms but for the first."""
+    first = "layers.0."
+    return [name.removeprefix(first) for name in weights if name.startswith(first) and not name.endswith("input_norm")]
 
 
 def _add_norm(

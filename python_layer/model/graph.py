@@ -4,6 +4,7 @@ The architecture is that of the Qwen3 technical report (arXiv:2505.09388), secti
 grouped-query attention with QK norm and RoPE, and of SwiGLU.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,19 +14,20 @@ from max.graph import BufferType, DeviceRef, Graph, TensorType, TensorValue, Wei
 from python_layer.model.config import Qwen3Config
 from python_layer.model.cpu_layers import cpu_layers
 from python_layer.model.gpu_layers import gpu_layers
+from python_layer.model.gpu_linear import gpu_linear
 from python_layer.model.graph_ops import CPU, FLOAT, StepInputs, custom_op, float_constant
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.linear import LinearLayers
-from python_layer.model.quantization import quantized_specs
+from python_layer.model.quantization import float8_specs, quantized_specs
 from python_layer.model.quantized import QuantFormat
 from python_layer.model.rope import rope_frequencies
-from python_layer.model.weight_loader import WeightSpec
+from python_layer.model.weight_spec import WeightSpec
 from python_layer.model.weights import EMBEDDING, FINAL_NORM, LM_HEAD, weight_specs
 
 
 @dataclass(frozen=True)
 class ModelGraph:
-    """Everything that shapes a model's graph; see :func:`build_graph`."""
+    """Everything that shapes a model's graph; see :func:`build_graph`. On a GPU ``isa`` is its architecture."""
 
     config: Qwen3Config
     layout: KVCacheLayout
@@ -34,11 +36,12 @@ class ModelGraph:
     paired: bool = False
     formats: tuple[tuple[str, QuantFormat], ...] = ()
     device: DeviceRef = CPU
+    float8: tuple[str, ...] = ()
 
     def build(self, kernels: Path) -> Graph:
         """Builds the graph on a compiled kernel package."""
         linear = LinearLayers(self.isa, self.paired, dict(self.formats))
-        return build_graph(self.config, self.layout, self.dtype, kernels, linear, self.device)
+        return build_graph(self.config, self.layout, self.dtype, kernels, linear, self.device, self.float8)
 
 
 def build_graph(
@@ -48,6 +51,7 @@ def build_graph(
     kernels: Path,
     linear: LinearLayers,
     device: DeviceRef = CPU,
+    float8: Collection[str] = (),
 ) -> Graph:
     """Builds the graph of one step.
 
@@ -57,8 +61,9 @@ def build_graph(
         dtype: Type of the matrices that are not quantized: float32, bfloat16 or float16; bfloat16 on a GPU. Activations
             are float32; on a GPU only the residual stream is, and what lies between two matrices is bfloat16.
         kernels: The compiled kernel package.
-        linear: Builds the linear layers.
+        linear: Builds the linear layers; of a GPU, knows its architecture.
         device: Where the graph runs, with all of its inputs, weights and outputs.
+        float8: Kinds of matrices that are e4m3; on a GPU only.
 
     Returns:
         A graph with inputs [cache, token_ids, positions, row_offsets, page_table, logit_rows] and the
@@ -71,6 +76,7 @@ def build_graph(
     with Graph("qwen3", input_types=inputs, custom_extensions=[kernels]) as graph:
         step = StepInputs(graph.inputs[0].buffer, *(value.tensor for value in graph.inputs[1:]))
         specs = quantized_specs(weight_specs(config, packed=device.is_cpu()), linear.formats)
+        specs = float8_specs(specs, float8)
         weights = {spec.name: _weight(spec, dtype, device) for spec in specs}
         frequencies, scale = rope_frequencies(config)
         rope = custom_op(
@@ -86,10 +92,13 @@ def build_graph(
             rows = custom_op("gather_rows", [hidden, step.logit_rows], size)
             wanted = custom_op("rms_norm", [rows, weights[FINAL_NORM], float_constant(config.rms_norm_eps)], size)
         else:
-            normed = gpu_layers(graph, config, step, hidden, rope, weights, kernels, linear)
+            normed = gpu_layers(graph, config, step, hidden, rope, weights, kernels, linear.isa)
             wanted = custom_op("gather_rows", [normed, step.logit_rows], size, normed.dtype)
         head = EMBEDDING if config.tie_word_embeddings else LM_HEAD
-        graph.output(ops.cast(linear.apply(head, wanted, weights[head], config.vocab_size), FLOAT))
+        if device.is_cpu():
+            graph.output(linear.apply(head, wanted, weights[head], config.vocab_size))
+        else:
+            graph.output(gpu_linear(wanted, weights[head], linear.isa, dtype=FLOAT))
     return graph
 
 

@@ -1,4 +1,4 @@
-"""The linear layers of a graph, on plain or quantized matrices."""
+"""The linear layers of a CPU's graph, on plain or quantized matrices; and tables of embeddings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,18 +30,15 @@ class LinearLayers:
     def apply(
         self, kind: str, x: TensorValue, w: TensorValue, outputs: int, bias: TensorValue | None = None
     ) -> TensorValue:
-        """x[T, K] @ w[outputs, K].T + bias, as float32, or on a GPU as bfloat16.
+        """x[T, K] @ w[outputs, K].T + bias, in float32, on a CPU.
 
         Args:
             kind: Which matrix of a layer, or of the model, w is.
-            x: float32; bfloat16 on a GPU.
-            w: Packed; plain on a GPU, where MAX multiplies.
+            x: float32.
+            w: Packed.
             outputs: Rows of w.
             bias: [outputs].
         """
-        if not x.device.is_cpu():
-            product = ops.matmul(x, ops.transpose(w, 0, 1))
-            return product if bias is None else product + ops.cast(bias, product.dtype)
         out = [TensorType(FLOAT, [x.shape[0], outputs], CPU)]
         form = self.formats.get(kind)
         if form:

@@ -45,7 +45,7 @@ def resolve_dtypes(config: Qwen3Config, dtype: str, kv_dtype: str) -> tuple[str,
 
 
 def refuse_on_gpu(precision: Precision) -> None:
-    """Refuses what GPUs have no kernels for: matrices, cache and what is multiplied are bfloat16 there.
+    """Refuses what GPUs have no kernels for: matrices, unless FP8, cache and activations are bfloat16 there.
 
     Raises:
         ConfigError: Names the first setting that asks for another type.

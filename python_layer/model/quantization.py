@@ -1,10 +1,11 @@
 """Which matrices of a model are quantized, and how."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from python_layer.model.fp8 import Fp8Format
 from python_layer.model.quantized import QuantFormat
-from python_layer.model.weight_loader import WeightSpec
+from python_layer.model.weight_spec import Float8Part, WeightSpec
 from python_layer.utils.errors import ConfigError
 
 BITS = {"int8": 8, "int4": 4}
@@ -16,6 +17,9 @@ GROUP = 32
 Formats = Mapping[str, QuantFormat]
 """By kind of matrix; others are not quantized."""
 
+FLOAT8_KINDS = ("qkv", "o", "gate_up", "down")
+"""Matrices that may be e4m3 on a GPU: those of layers."""
+
 
 def kind_of(name: str) -> str:
     """What a weight is in every layer: its name without the layer."""
@@ -23,7 +27,7 @@ def kind_of(name: str) -> str:
 
 
 def matrix_formats(
-    quantization: str, specs: Sequence[WeightSpec], given: Mapping[str, QuantFormat | None]
+    quantization: str, specs: Sequence[WeightSpec], given: Mapping[str, QuantFormat | Fp8Format | None]
 ) -> dict[str, QuantFormat]:
     """How each kind of matrix is quantized: all of a kind alike, for the layers share a graph.
 
@@ -62,14 +66,41 @@ def quantized_specs(specs: Sequence[WeightSpec], formats: Formats) -> list[Weigh
     return [replace(spec, form=formats.get(kind_of(spec.name))) for spec in specs]
 
 
-def describe(formats: Formats, dtype: str) -> str:
+def float8_kinds(
+    quantization: str, specs: Sequence[WeightSpec], given: Mapping[str, QuantFormat | Fp8Format | None]
+) -> tuple[str, ...]:
+    """The kinds of matrices that stay e4m3 on a GPU: those that are so in every layer; "none" is none of them."""
+    if quantization == "none":
+        return ()
+
+    def fits(spec: WeightSpec) -> bool:
+        known = [(given.get(name), shape) for name, shape in spec.sources]
+        return all(isinstance(form, Fp8Format) and form.fits_gpu(shape) for form, shape in known)
+
+    return tuple(kind for kind in FLOAT8_KINDS if all(fits(spec) for spec in specs if kind_of(spec.name) == kind))
+
+
+def float8_specs(specs: Sequence[WeightSpec], kinds: Collection[str]) -> list[WeightSpec]:
+    """The same weights; each matrix of these kinds is two, its e4m3 numbers and its scales."""
+    result = []
+    for spec in specs:
+        if kind_of(spec.name) in kinds:
+            result.append(replace(spec, float8=Float8Part.NUMBERS))
+            result.append(replace(spec, name=f"{spec.name}_scales", float8=Float8Part.SCALES))
+        else:
+            result.append(spec)
+    return result
+
+
+def describe(formats: Formats, dtype: str, float8: Collection[str] = ()) -> str:
     """The types of a model's matrices in words, such as ``int8``; ``dtype`` where none is quantized."""
-    return " and ".join(sorted({f"int{form.bits}" for form in formats.values()})) or dtype
+    kinds = {f"int{form.bits}" for form in formats.values()} | ({"float8_e4m3"} if float8 else set())
+    return " and ".join(sorted(kinds)) or dtype
 
 
-def _joined(given: Sequence[QuantFormat | None]) -> QuantFormat | None:
+def _joined(given: Sequence[QuantFormat | Fp8Format | None]) -> QuantFormat | None:
     """The least format that holds the numbers of all; None where one is not quantized."""
-    known = [form for form in given if form is not None]
+    known = [form for form in given if isinstance(form, QuantFormat)]
     if len(known) < len(given):
         return None
     return QuantFormat(

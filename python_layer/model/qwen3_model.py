@@ -20,13 +20,14 @@ from python_layer.model.compiled_folder import CompiledFolder
 from python_layer.model.config import Qwen3Config
 from python_layer.model.device import ComputeDevice, resolve_device
 from python_layer.model.drawn_tokens import TokenGatherer
+from python_layer.model.fp8 import Fp8Format
 from python_layer.model.generation import GeneratedToken, Generation, Generator
 from python_layer.model.graph import ModelGraph
 from python_layer.model.kernels import default_cache_dir
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.pages import make_pages
 from python_layer.model.precision import Precision, refuse_on_gpu, resolve_compute_dtype, resolve_dtypes, resolve_isa
-from python_layer.model.quantization import describe, matrix_formats, quantized_specs
+from python_layer.model.quantization import describe, float8_kinds, float8_specs, matrix_formats, quantized_specs
 from python_layer.model.quantized import QuantFormat
 from python_layer.model.sampler import Sampler
 from python_layer.model.sampling import SamplingParams
@@ -113,12 +114,12 @@ class Qwen3Model:
         graph = model_graph(config, self.device, precision, page_size, weight_loader.formats())
         self.dtype, self.kv_dtype = graph.dtype.name, graph.layout.dtype.name
         self.compute_dtype = "bfloat16" if graph.paired or not graph.device.is_cpu() else "float32"
-        self.isa, self.formats = graph.isa, dict(graph.formats)
+        self.isa, self.formats, self.float8 = graph.isa, dict(graph.formats), graph.float8
         self.layout = graph.layout
         self.folder = weight_loader.path
         specs, unused = weight_specs(config, packed=graph.device.is_cpu()), ignored_tensors(config)
         weight_loader.check(specs, unused=unused)  # before a long compilation
-        specs = quantized_specs(specs, self.formats)
+        specs = float8_specs(quantized_specs(specs, self.formats), graph.float8)
         cache: CompiledGraphs = (
             CompileCache(cache_dir or default_cache_dir(), self.device)
             if compiled is None
@@ -166,8 +167,8 @@ class Qwen3Model:
 
     @property
     def matrix_format(self) -> str:
-        """The type of the matrices, such as bfloat16 or int8."""
-        return describe(self.formats, self.dtype)
+        """The type of the matrices, such as bfloat16, int8 or float8_e4m3."""
+        return describe(self.formats, self.dtype, self.float8)
 
     @cached_property
     def tokenizer(self) -> QwenTokenizer | None:
@@ -287,7 +288,7 @@ def model_graph(
     device: ComputeDevice,
     precision: Precision,
     page_size: int,
-    given: Mapping[str, QuantFormat | None],
+    given: Mapping[str, QuantFormat | Fp8Format | None],
 ) -> ModelGraph:
     """The graph of a model on a device.
 
@@ -303,7 +304,8 @@ def model_graph(
         if page_size & (page_size - 1):
             raise ConfigError(f"page_size is {page_size}; on a GPU it must be a power of two, such as 16")
         layout = KVCacheLayout.of(config, page_size, DType.bfloat16)
-        return ModelGraph(config, layout, DType.bfloat16, isa="", device=device.ref)
+        float8 = float8_kinds(precision.quantization, weight_specs(config), given)
+        return ModelGraph(config, layout, DType.bfloat16, device.architecture, device=device.ref, float8=float8)
     dtype, kv_dtype = resolve_dtypes(config, precision.dtype, precision.kv_dtype)
     isa = resolve_isa(precision.cpu_isa)
     paired = resolve_compute_dtype(precision.compute_dtype, dtype, isa) == "bfloat16"

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from python_layer.model.checkpoint import Checkpoint, open_checkpoint
 from python_layer.model.dtype_conversion import STORAGE, convert
+from python_layer.model.fp8 import SCALED_ROWS, Fp8Format, Fp8Tensor
 from python_layer.model.hub import resolve_model
-from python_layer.model.packing import pack_quantized_rows, pack_rows, packed_shape, quantized_shape
+from python_layer.model.packing import pack_quantized_rows, pack_rows
 from python_layer.model.quantized import QuantFormat
 from python_layer.model.tensor_source import TensorSource, quantized_rows
 from python_layer.model.weight_cache import WeightCache, fingerprint
+from python_layer.model.weight_spec import Float8Part, WeightSpec
 from python_layer.utils.cores import choose_threads
 from python_layer.utils.errors import ConfigError, WeightError
 from python_layer.utils.host_memory import anonymous_buffer
@@ -34,43 +36,6 @@ SUPPORTED = "F32, BF16 and F16"
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all), from the thread that loads."""
-
-
-@dataclass(frozen=True)
-class WeightSpec:
-    """A weight of the graph and where its rows come from.
-
-    Attributes:
-        name: The weight's name in the graph.
-        shape: Its shape.
-        sources: The checkpoint's tensors, (name, shape), that make it up along the first axis.
-        dtype: Its type in memory; None is the model's.
-        packed: It is a matrix that lies in memory as the kernels of linear layers want it.
-        form: How it is quantized, and then packed too; None is not.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    sources: tuple[tuple[str, tuple[int, ...]], ...]
-    dtype: str | None = None
-    packed: bool = False
-    form: QuantFormat | None = None
-
-    def dtype_in_memory(self, dtype: str) -> str:
-        """Its type in a model of the type ``dtype``: that, its own, or uint8 where it is quantized."""
-        return "uint8" if self.form else self.dtype or dtype
-
-    def shape_in_memory(self, dtype: str) -> tuple[int, ...]:
-        """Its shape in the model's type ``dtype``."""
-        if self.form:
-            return quantized_shape(self.shape, self.form)
-        return packed_shape(self.shape, self.dtype or dtype) if self.packed else self.shape
-
-    def __post_init__(self) -> None:
-        """Refuses sources that would not fill the weight."""
-        rows = sum(shape[0] for _, shape in self.sources)
-        if self.shape[0] != rows or any(shape[1:] != self.shape[1:] for _, shape in self.sources):
-            raise ValueError(f"the sources of {self.name} do not add up to {self.shape}: {self.sources}")
 
 
 class LoadedWeights(Mapping[str, NDArray[np.generic]]):
@@ -128,9 +93,10 @@ class WeightLoader:
         self._progress = progress
         self._cache = cache
 
-    def formats(self) -> dict[str, QuantFormat | None]:
+    def formats(self) -> dict[str, QuantFormat | Fp8Format | None]:
         """How the checkpoint's tensors are quantized, of those that can be read; None where they are not."""
-        return {name: tensor.format for name, tensor in open_checkpoint(self.path).tensors.items()}
+        tensors = open_checkpoint(self.path).tensors
+        return {name: t.float8 if isinstance(t, Fp8Tensor) else t.format for name, t in tensors.items()}
 
     def check(self, specs: Sequence[WeightSpec], *, unused: Collection[str] = ()) -> None:
         """Looks for what :meth:`load` would refuse in the files' headers, without reading a weight.
@@ -225,12 +191,16 @@ class _Piece:
 
     @property
     def source_bytes(self) -> int:
+        if self.spec.float8 is Float8Part.SCALES:
+            return 0  # counted with the numbers
         return self.source.nbytes * len(self.rows) // self.source.shape[0]
 
     def copy(self) -> None:
         start, stop = self.rows.start, self.rows.stop
         try:
-            if self.spec.form:
+            if self.spec.float8:
+                self._copy_float8(self.spec.float8)
+            elif self.spec.form:
                 quantized = quantized_rows(self.source, start, stop, self.spec.form)
                 pack_quantized_rows(quantized, self.first, self.target.view(np.uint8))
             else:
@@ -241,6 +211,15 @@ class _Piece:
             ) from None
         # Else the whole file would stay in memory beside its copy until the end.
         self.source.release(start, stop)
+
+    def _copy_float8(self, part: Float8Part) -> None:
+        if not isinstance(self.source, Fp8Tensor):
+            raise TypeError(f"{self.name} is not an FP8 matrix")
+        if part is Float8Part.NUMBERS:
+            self.target[self.first : self.first + len(self.rows)] = self.source.bits(self.rows.start, self.rows.stop)
+        else:
+            scales, first = self.source.gpu_scales(), self.first // SCALED_ROWS
+            self.target[first : first + len(scales)] = scales
 
     def _copy_plain(self, part: NDArray[np.generic]) -> None:
         given = self.source.dtype
@@ -263,6 +242,8 @@ def _pieces(spec: WeightSpec, checkpoint: Checkpoint, array: NDArray[np.generic]
         source = checkpoint.tensors[name]
         computed = spec.form is not None or not source.is_plain
         most = max(1, (COMPUTED_PIECE if computed else PIECE) // max(1, columns))
+        if spec.float8 is Float8Part.SCALES:
+            most = shape[0]
         for start in range(0, shape[0], most):
             rows = range(start, min(start + most, shape[0]))
             yield _Piece(name, source, rows, array, first + start, dtype, spec)

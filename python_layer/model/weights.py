@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from python_layer.model.config import Qwen3Config
-from python_layer.model.weight_loader import WeightSpec
+from python_layer.model.weight_spec import WeightSpec
 
 EMBEDDING = "embedding"
 LM_HEAD = "lm_head"

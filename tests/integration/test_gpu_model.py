@@ -56,6 +56,20 @@ def test_captured_decodes_are_the_models(tiny: Qwen3Model) -> None:
         assert np.linalg.norm(actual - expected) < TOLERANCE * np.linalg.norm(expected)
 
 
+def test_logits_do_not_depend_on_the_company(tiny: Qwen3Model) -> None:
+    """Bit by bit: a prompt whole, in chunks, and beside others."""
+    prompt = [int(token) for token in np.random.default_rng(1).integers(0, 2000, 150)]
+    pages = list(range(10))
+    cache = tiny.allocate_cache(20)
+    alone = tiny.forward(RaggedBatch.of([RequestRows(prompt, 0, pages)]), cache)
+    for end in (1, 60, 149):
+        tiny.forward(RaggedBatch.of([RequestRows(prompt[:end], 0, pages)]), cache)
+        rest = RequestRows(prompt[end:], end, pages)
+        other = RequestRows([7] * 33, 0, [15, 16, 17])
+        beside = tiny.forward(RaggedBatch.of([other, rest]), cache)
+        np.testing.assert_array_equal(beside[1], alone[0])
+
+
 def test_pages_are_copied_and_swapped(tiny: Qwen3Model) -> None:
     pages = make_pages(tiny.layout, tiny.device, 3, swap_slots=1)
     batch = RaggedBatch.of([RequestRows([5, 9, 3], 0, [0])])

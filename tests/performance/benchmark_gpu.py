@@ -8,6 +8,7 @@ between two synchronisations. Without a GPU it ends with an error: there is noth
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -24,6 +25,7 @@ from max.graph import BufferType, DeviceRef, Graph, TensorType, Value, ops
 
 from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.device import ComputeDevice, resolve_device
+from python_layer.model.gpu_linear import gpu_linear
 from python_layer.model.kernels import kernel_package
 from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.utils.errors import MiliError
@@ -31,6 +33,8 @@ from python_layer.utils.errors import MiliError
 BF16, FLOAT, INT = DType.bfloat16, DType.float32, DType.int32
 HIDDEN, INNER, Q_HEADS, KV_HEADS, HEAD_DIM, PAGE = 4096, 12_288, 32, 8, 128, 16
 """Of Qwen3-8B."""
+LAYERS = (("qkv", HIDDEN + 2048, HIDDEN), ("gate_up", 2 * INNER, HIDDEN), ("down", HIDDEN, INNER))
+"""Outputs and columns of its matrices."""
 SQUARE = 8192
 
 
@@ -59,7 +63,7 @@ class Bench:
     """
 
     def __init__(self, device: ComputeDevice) -> None:
-        self.gpu, self._driver = device.ref, device.open()
+        self.gpu, self.architecture, self._driver = device.ref, device.architecture, device.open()
         self._session = InferenceSession(devices=[self._driver])
 
     def zeros(self, dtype: DType, *shape: int) -> Buffer:
@@ -142,7 +146,37 @@ def measure_kernels(bench: Bench) -> list[Figure]:
             add(f"attention, {requests} x {context}", seconds, requests * context * KV_HEADS * HEAD_DIM * 4, bandwidth)
         else:
             add(f"attention, prefill {tokens}", seconds, 4 * pairs * Q_HEADS * HEAD_DIM, operations)
+    measure_linear(bench, add, bandwidth, operations)
     return figures
+
+
+def measure_linear(
+    bench: Bench, add: Callable[[str, float, float, float], None], bandwidth: float, operations: float
+) -> None:
+    """Linear layers of a decode and of a prompt, beside MAX's matrix product, which is not batch-invariant.
+
+    Up to 64 rows they are given as the fraction of the bandwidth at which their weights are read.
+    """
+    for (name, outputs, columns), rows in itertools.product(LAYERS, (1, 16, 64, 2048)):
+        x, w = bench.zeros(BF16, rows, columns), bench.zeros(BF16, outputs, columns)
+        codes = bench.zeros(DType.uint8, outputs, columns)
+        scales = bench.zeros(FLOAT, -(-outputs // 8), -(-columns // 128))
+
+        def product(v: Sequence[Value[Any]]) -> Sequence[Value[Any]]:
+            return [ops.matmul(v[0].tensor, ops.transpose(v[1].tensor, 0, 1))]
+
+        def linear(v: Sequence[Value[Any]]) -> Sequence[Value[Any]]:
+            return [gpu_linear(v[0].tensor, v[1].tensor, bench.architecture, *(scale.tensor for scale in v[2:]))]
+
+        cases = [
+            ("matmul of MAX", [x, w], product),
+            ("linear", [x, w], linear),
+            ("linear, e4m3", [x, codes, scales], linear),
+        ]
+        for kind, inputs, build in cases:
+            size = outputs * columns * (1 if len(inputs) == 3 else 2)
+            work, best = (size, bandwidth) if rows <= 64 else (2 * rows * outputs * columns, operations)
+            add(f"{kind}, {name}, {rows} rows", bench.seconds(inputs, build), work, best)
 
 
 def attention_inputs(bench: Bench, requests: int, tokens: int, context: int) -> tuple[list[Buffer], int]:
@@ -199,7 +233,7 @@ def main() -> int:
         print(json.dumps({"device": device.architecture, "figures": [asdict(figure) for figure in figures]}))
     else:
         for figure in figures:
-            print(f"{figure.name:28} {figure.seconds * 1e6:12,.1f} us {figure.rate:12.4g}/s {figure.fraction:7.1%}")
+            print(f"{figure.name:36} {figure.seconds * 1e6:12,.1f} us {figure.rate:12.4g}/s {figure.fraction:7.1%}")
     return 0
 
 

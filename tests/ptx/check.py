@@ -1,7 +1,7 @@
 """Compiles the GPU kernels, and with ``--shape`` whole models, for GPUs that are not here, and checks what came out.
 
-The kernels: each assembles, without local memory, and attention multiplies on tensor cores, with wgmma on Hopper. A
-model: its graph compiles and is exported, and holds MILI's kernels and matrix products on tensor cores.
+The kernels: each assembles, without local memory, and attention and linear layers multiply on tensor cores, attention on
+Hopper with wgmma. A model: its graph compiles and is exported, and holds MILI's kernels and products on tensor cores.
 """
 
 import argparse
@@ -21,9 +21,10 @@ from python_layer.model.graph import ModelGraph
 from python_layer.model.kernels import kernel_package
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import DEFAULT_MODEL
+from python_layer.model.quantization import FLOAT8_KINDS
 from python_layer.model.sampler import SampleGraph
 from tests.ptx.assembler import Assembler
-from tests.ptx.compiled import compile_kernels
+from tests.ptx.compiled import LINEAR, compile_kernels
 
 SHAPES = {
     "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "tie_word_embeddings": True},
@@ -32,7 +33,7 @@ SHAPES = {
 """What tells Qwen3 models apart; see :func:`config_of`."""
 LAYERS = 2
 """Of the whole models that are compiled: all layers are one subgraph, which is compiled once."""
-KERNELS = ("attention", "qk_norm_rope", "normalization", "elementwise")
+KERNELS = ("attention", "qk_norm_rope", "normalization", "elementwise", "linear")
 """Parts of the names of MILI's kernels in a model's graph."""
 
 
@@ -54,7 +55,7 @@ def config_of(shape: str) -> Qwen3Config:
 def check_kernels(architecture: str) -> Iterator[str]:
     """Compiles and assembles every kernel, prints what each takes, and gives what is wrong."""
     assembler = Assembler()
-    for name, ptx in compile_kernels(architecture).items():
+    for name, ptx in (compile_kernels(architecture) | compile_kernels(architecture, LINEAR)).items():
         taken = assembler.resources(ptx, architecture)
         counts = {word: ptx.count(word) for word in ("mma.sync", "wgmma.mma_async", "cp.async.bulk")}
         products = f"{counts['mma.sync']:5} mma.sync {counts['wgmma.mma_async']:3} wgmma"
@@ -66,17 +67,22 @@ def check_kernels(architecture: str) -> Iterator[str]:
         if taken.spills > most or (taken.stack and not most):
             yield f"{architecture} {name}: {taken.stack} bytes of local memory, {taken.spills} bytes of spills"
         attends, hopper = "attention" in name and "merge" not in name, name.startswith("hopper")
-        wanted = {"mma.sync": attends and not hopper, "wgmma.mma_async": hopper, "cp.async.bulk": hopper}
+        wanted = {
+            "mma.sync": name.startswith("linear") or (attends and not hopper),
+            "wgmma.mma_async": hopper,
+            "cp.async.bulk": hopper,
+        }
         yield from (f"{architecture} {name}: {n} {word}" for word, n in counts.items() if bool(n) != wanted[word])
         if taken.serialized:
             yield f"{architecture} {name}: the assembler runs wgmma one by one"
 
 
-def check_graphs(architecture: str, shape: str, folder: Path) -> Iterator[str]:
+def check_graphs(architecture: str, shape: str, float8: bool, folder: Path) -> Iterator[str]:
     """Compiles and exports a model's graph and the sampler's, prints what is in them, and gives what is wrong."""
     target, config = parse_target(f"cuda:{architecture}"), config_of(shape)
     layout = KVCacheLayout.of(config, 16, DType.bfloat16)
-    model = ModelGraph(config, layout, DType.bfloat16, device=target.ref)
+    kinds = FLOAT8_KINDS if float8 else ()
+    model = ModelGraph(config, layout, DType.bfloat16, architecture, device=target.ref, float8=kinds)
     for request, wanted in ((model, KERNELS), (SampleGraph(target.ref), ("sampling",))):
         what, started = f"{architecture} {shape} {type(request).__name__}", time.perf_counter()
         file = folder / f"{architecture}-{shape}-{type(request).__name__}.mef"
@@ -98,13 +104,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
     parser.add_argument("--shape", nargs="*", choices=["tiny", *SHAPES], default=[], help="whole models to compile")
+    parser.add_argument("--float8", action="store_true", help="with matrices of e4m3, as FP8 checkpoints have them")
     options = parser.parse_args()
     wrong = []
     with tempfile.TemporaryDirectory() as scratch:
         for architecture in options.architecture:
             wrong += check_kernels(architecture)
             for shape in options.shape:
-                wrong += check_graphs(architecture, shape, Path(scratch))
+                wrong += check_graphs(architecture, shape, options.float8, Path(scratch))
     print(*(wrong or ["all is as it should be"]), sep="\n")
     return 1 if wrong else 0
 

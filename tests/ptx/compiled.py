@@ -10,18 +10,21 @@ from pathlib import Path
 from python_layer.model.kernels import KERNEL_SOURCES, default_cache_dir, source_hash
 
 DUMP = Path(__file__).with_name("dump.mojo")
+LINEAR = Path(__file__).with_name("dump_linear.mojo")
 
 
-def compile_kernels(architecture: str) -> dict[str, str]:
-    """PTX by kernel, as ``dump.mojo`` names them.
+def compile_kernels(architecture: str, dump: Path = DUMP) -> dict[str, str]:
+    """PTX by kernel, as ``dump`` names them.
 
     Args:
         architecture: Such as sm_90a.
+        dump: The program that writes them: of linear layers :data:`LINEAR`, of all others :data:`DUMP`.
 
     Raises:
         RuntimeError: The kernels do not compile; with the compiler's messages.
     """
-    folder = default_cache_dir() / "ptx" / f"{source_hash()[:16]}-{source_hash(DUMP.parent)[:16]}-{architecture}"
+    sources = f"{source_hash()[:16]}-{source_hash(dump.parent)[:16]}"
+    folder = default_cache_dir() / "ptx" / f"{sources}-{dump.stem}-{architecture}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -36,7 +39,7 @@ def compile_kernels(architecture: str) -> dict[str, str]:
                 f"ARCH={architecture}",
                 "-I",
                 str(KERNEL_SOURCES.parent),
-                str(DUMP),
+                str(dump),
                 str(made),
             ]
             environment = os.environ | {"MODULAR_CRASH_REPORTING_ENABLED": "false"}

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.ptx.arithmetic import COMPARE, TYPES, UNORDERED, product
+from tests.ptx.float8 import e4m3
 from tests.ptx.memory import Values, bfloat16, from_bfloat16
 from tests.ptx.program import Instruction, vector
 
@@ -63,6 +64,10 @@ class ValueInstructions:
             if to == "bf16x2":
                 high, low = (bfloat16(self.read(source, given)).astype(np.uint32) for source in sources)
                 self.write(target, high << np.uint32(16) | low, active)
+                return
+            if to == "e4m3x2":
+                high, low = (e4m3(self.read(source, given)).astype(np.uint16) for source in sources)
+                self.write(target, high << np.uint16(8) | low, active)
                 return
             if to == "bf16":
                 self.write(target, bfloat16(self.read(sources[0], given)), active)

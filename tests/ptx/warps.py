@@ -3,10 +3,17 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.ptx.arithmetic import ARITHMETIC, TYPES
+from tests.ptx.float8 import fma_pairs, from_e4m3
 from tests.ptx.memory import Values, from_bfloat16
 from tests.ptx.program import Instruction, vector
 
 LANES = 32
+PRODUCTS = {
+    ("m16n8k16", "row", "col", "f32", "bf16", "bf16", "f32"): (lambda words: from_bfloat16(words.view(np.uint16)), 2),
+    ("m16n8k32", "row", "col", "f32", "e4m3", "e4m3", "f32"): (lambda words: from_e4m3(words.view(np.uint8)), 4),
+}
+"""What is in a register of an operand of mma.sync, and how many numbers that is."""
 
 
 class WarpInstructions:
@@ -64,30 +71,42 @@ class WarpInstructions:
             self.write(target, result.reshape(-1), active)
 
     def do_mma(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        if instruction.name[3:] != ("m16n8k16", "row", "col", "f32", "bf16", "bf16", "f32"):
+        shape = instruction.name[3:]
+        if shape not in PRODUCTS:
             raise NotImplementedError(".".join(instruction.name))
         self._whole_warps(active)
+        numbers, together = PRODUCTS[shape]
         d, a, b, c = (vector(operand) for operand in instruction.operands)
         lane = np.arange(LANES)
         g, t = lane // 4, lane % 4
-        warps = self.threads // LANES
-        left, right = np.zeros((warps, 16, 16)), np.zeros((warps, 16, 8))
+        warps, depth = self.threads // LANES, 8 * together
+        left, right = np.zeros((warps, 16, depth)), np.zeros((warps, depth, 8))
         sums = np.zeros((warps, 16, 8))
+
+        def parts(register: str) -> Values:
+            """Those of a lane, [warps, lanes, together]."""
+            return numbers(self.read(register, "b32")).reshape(warps, LANES, together)
+
         for i, register in enumerate(a):
-            pairs = self.read(register, "b32").reshape(warps, LANES)
-            for half in range(2):
-                value = from_bfloat16((pairs >> np.uint32(16 * half)).astype(np.uint16))
-                left[:, g + 8 * (i % 2), 2 * t + half + 8 * (i // 2)] = value
+            for j in range(together):
+                left[:, g + 8 * (i % 2), together * (t + 4 * (i // 2)) + j] = parts(register)[:, :, j]
         for i, register in enumerate(b):
-            pairs = self.read(register, "b32").reshape(warps, LANES)
-            for half in range(2):
-                right[:, 2 * t + half + 8 * i, g] = from_bfloat16((pairs >> np.uint32(16 * half)).astype(np.uint16))
+            for j in range(together):
+                right[:, together * (t + 4 * i) + j, g] = parts(register)[:, :, j]
         for i, register in enumerate(c):
             sums[:, g + 8 * (i // 2), 2 * t + i % 2] = self.read(register, "f32").reshape(warps, LANES)
         with np.errstate(all="ignore"):
             result = (left @ right + sums).astype(np.float32)
         for i, register in enumerate(d):
             self.write(register, result[:, g + 8 * (i // 2), 2 * t + i % 2].reshape(-1), active)
+
+    def do_fma(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
+        target, *operands = instruction.operands
+        kind = instruction.name[-1]
+        a, b, c = (self.read(operand, "b32" if kind == "bf16x2" else kind) for operand in operands)
+        with np.errstate(all="ignore"):
+            result = fma_pairs(a, b, c) if kind == "bf16x2" else ARITHMETIC["fma"](a, b, c).astype(TYPES[kind])
+        self.write(target, result, active)
 
     def _whole_warps(self, active: NDArray[np.bool_]) -> None:
         of_warp = active.reshape(-1, LANES)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from python_layer.model.weight_loader import WeightLoader, WeightSpec
+from python_layer.model.weight_loader import WeightLoader
+from python_layer.model.weight_spec import WeightSpec
 from python_layer.utils.errors import WeightError
 
 INDEX = "model.safetensors.index.json"

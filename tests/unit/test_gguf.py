@@ -15,7 +15,8 @@ from python_layer.model.config import Qwen3Config, RopeConfig
 from python_layer.model.loading import DEFAULT_MODEL
 from python_layer.model.quantized import QuantFormat
 from python_layer.model.tensor_source import TensorSource
-from python_layer.model.weight_loader import WeightLoader, WeightSpec
+from python_layer.model.weight_loader import WeightLoader
+from python_layer.model.weight_spec import WeightSpec
 from python_layer.tokenizer import ChatTemplate, QwenTokenizer
 from python_layer.tokenizer.qwen_tokenizer import byte_characters
 from python_layer.utils.errors import ConfigError, MiliError, TokenizerError, WeightError

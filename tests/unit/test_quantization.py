@@ -10,7 +10,8 @@ from python_layer.model.packing import PANEL, pack_quantized_rows, quantized_sha
 from python_layer.model.quantization import describe, matrix_formats, quantized_specs
 from python_layer.model.quantized import QuantFormat, quantize_rows
 from python_layer.model.weight_cache import WeightCache
-from python_layer.model.weight_loader import LoadedWeights, WeightLoader, WeightSpec
+from python_layer.model.weight_loader import LoadedWeights, WeightLoader
+from python_layer.model.weight_spec import WeightSpec
 from python_layer.utils.errors import ConfigError
 from tests.unit.safetensors_writer import float32, write
 

@@ -16,7 +16,8 @@ from python_layer.model.config import Qwen3Config
 from python_layer.model.fp8 import e4m3_values
 from python_layer.model.quantized import QuantFormat
 from python_layer.model.tensor_source import TensorSource, quantized_rows
-from python_layer.model.weight_loader import WeightLoader, WeightSpec
+from python_layer.model.weight_loader import WeightLoader
+from python_layer.model.weight_spec import WeightSpec
 from python_layer.utils.errors import ConfigError, WeightError
 from tests.unit.quantized_writer import AWQ_LANES, Layer, Parts, awq, e4m3, fp8, gptq
 from tests.unit.safetensors_writer import error_of, float32, write, write_index
@@ -169,7 +170,8 @@ def test_a_matrix_of_several_pieces(tmp_path: Path, name: str, monkeypatch: pyte
 
 MEASURE = """
 import sys
-from python_layer.model.weight_loader import WeightLoader, WeightSpec
+from python_layer.model.weight_loader import WeightLoader
+from python_layer.model.weight_spec import WeightSpec
 
 def status(field):
     lines = open("/proc/self/status").read().splitlines()

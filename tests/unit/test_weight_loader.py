@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from python_layer.model.weight_loader import WeightLoader, WeightSpec
+from python_layer.model.weight_loader import WeightLoader
+from python_layer.model.weight_spec import WeightSpec
 from python_layer.utils.errors import MiliError
 from python_layer.utils.host_memory import HUGE_PAGE, anonymous_buffer
 from tests.unit.safetensors_writer import error_of, float32, shards, whole, write
@@ -163,7 +164,8 @@ def test_weights_outlive_the_mapping_they_came_from(tmp_path: Path) -> None:
 
 MEASURE = """
 import sys
-from python_layer.model.weight_loader import WeightLoader, WeightSpec
+from python_layer.model.weight_loader import WeightLoader
+from python_layer.model.weight_spec import WeightSpec
 
 def status(field):
     lines = open("/proc/self/status").read().splitlines()
