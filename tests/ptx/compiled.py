@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from python_layer.model.kernels import KERNEL_SOURCES, default_cache_dir, source_hash
@@ -46,5 +47,6 @@ def compile_kernels(architecture: str, dump: Path = DUMP) -> dict[str, str]:
             result = subprocess.run(command, capture_output=True, text=True, env=environment)
             if result.returncode != 0:
                 raise RuntimeError(f"the GPU kernels do not compile for {architecture}:\n{result.stderr}")
-            made.rename(folder)
+            with suppress(OSError):  # another process was first
+                made.rename(folder)
     return {file.stem: file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.ptx"))}
