@@ -1,7 +1,7 @@
 """Compiles the GPU kernels, and with ``--shape`` whole models, for GPUs that are not here, and checks what came out.
 
 The kernels: each assembles, without local memory, and attention and linear layers multiply on tensor cores, attention
-on Hopper with wgmma. A model: its graph compiles and is exported, and holds MILI's kernels and products on tensor cores.
+on Hopper with wgmma. A model: its graph compiles and is exported, and has MILI's kernels and products on tensor cores.
 """
 
 import argparse
