@@ -181,8 +181,8 @@ struct PagedAttention:
 
     Keys and values come from `cache`, where this step's own tokens must already be stored. bfloat16 queries, with a
     cache of bfloat16 and on CPUs with AVX512-BF16, ask for products of bfloat16 pairs; weights are rounded then too.
-    Head dimensions of 64 and 128. The parameter `head_dim` says which, or is 0 for either; naming it spares the compiler
-    half of the work.
+    Head dimensions of 64 and 128. The parameter `head_dim` says which, or is 0 for either; naming it spares the
+    compiler half of the work.
     """
 
     @staticmethod
@@ -210,7 +210,9 @@ struct PagedAttention:
                 positions.unsafe_ptr(),
                 row_offsets.unsafe_ptr(),
                 page_table.unsafe_ptr(),
-                BatchShape(q.dim_size(0), row_offsets.dim_size(0) - 1, page_table.dim_size(1), q.dim_size(1) // shape.head_dim),
+                BatchShape(
+                    q.dim_size(0), row_offsets.dim_size(0) - 1, page_table.dim_size(1), q.dim_size(1) // shape.head_dim
+                ),
                 shape,
                 ctx,
             )
@@ -236,4 +238,6 @@ struct PagedAttention:
                     if kv.head_dim == size:
                         paged_attention_cpu[size](batch, kv, kv_heads)
                         return
-            raise Error("mili.paged_attention: head_dim ", kv.head_dim, " is not 64 or 128, or not the graph's ", head_dim)
+            raise Error(
+                "mili.paged_attention: head_dim ", kv.head_dim, " is not 64 or 128, or not the graph's ", head_dim
+            )

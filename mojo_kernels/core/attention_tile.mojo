@@ -217,7 +217,8 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
         var keys = Array[ReadPtr[Self.cache_type], VECTORS](fill=self.block.keys[panel])
         comptime for v in range(VECTORS):
             # Where the block has no panel, any stands in: what it gives is masked.
-            keys[v] = self.block.keys[min(panel + v, self.block.panels - 1)].unsafe_offset(head * self.block.head_stride)
+            var source = self.block.keys[min(panel + v, self.block.panels - 1)]
+            keys[v] = source.unsafe_offset(head * self.block.head_stride)
         var q = untracked(self.queries.unsafe_ptr().unsafe_bitcast[Scalar[Self.operand]]())
         add_products[rows, VECTORS](
             acc,

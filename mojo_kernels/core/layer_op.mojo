@@ -7,7 +7,8 @@ from max.gpu.host import DeviceContext
 from ..memory.batch import RaggedSlots
 from ..memory.kv_cache import PagedKVCache
 from ..utils.types import MutableInputTensor, require_cpu, untracked
-from .layer import LayerSizes, LayerVectors, LayerWork
+from .layer import LayerWork
+from .layer_memory import LayerSizes, LayerVectors
 from .matrix import Matrix
 
 
@@ -15,11 +16,11 @@ from .matrix import Matrix
 struct Layer:
     """`y[T, D]` of `x[T, D]`: attention and SwiGLU MLP, each after an RMSNorm and added to its input.
 
-    The matrices are packed, and of any type that `mili.linear` and `mili.quantized_linear` take: for each of the four, `bits` is
-    0 or the bits of its quantised weights, and `offsets` whether those have offsets. With `pairs` and bfloat16 matrices,
-    what is multiplied is rounded to bfloat16, except by `o`, the smallest, whose input's rounding costs the most accuracy for
-    the least time; and so are queries beside a bfloat16 cache. `scratch` is memory for the op alone. The biases
-    count where `biases` is set.
+    The matrices are packed, and of any type that `mili.linear` and `mili.quantized_linear` take: for each of the four,
+    `bits` is 0 or the bits of its quantised weights, and `offsets` whether those have offsets. With `pairs` and
+    bfloat16 matrices, what is multiplied is rounded to bfloat16, except by `o`, the smallest, whose input's rounding
+    costs the most accuracy for the least time; and so are queries beside a bfloat16 cache. `scratch` is memory for the
+    op alone. The biases count where `biases` is set.
     """
 
     @staticmethod

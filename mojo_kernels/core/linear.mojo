@@ -31,7 +31,9 @@ def tile_vectors[isa: StaticString, rows: Int]() -> Int:
 
 @always_inline
 def load_half[half: Int, width: Int, dtype: DType](w: ReadPtr[dtype], lane: Int) -> SIMD[DType.float32, width]:
-    """The first or the second elements of the pairs at some lanes as float32; where there are no pairs, the elements."""
+    """The first or the second elements of the pairs at some lanes as float32; where there are no pairs, the
+    elements.
+    """
     comptime if pack_factor[dtype]() == 1:
         return w.unsafe_load[width=width](lane).cast[DType.float32]()
     else:
@@ -239,8 +241,8 @@ def linear_cpu[
 struct Linear:
     """`y[T, N] = x[T, K] @ w[N, K].T`, sums in float32.
 
-    On a CPU y is float32, x float32 or bfloat16, and w packed as [N / 64, K / P, 64 P]. On a GPU x and w are bfloat16, w as
-    it is, and `isa` means nothing.
+    On a CPU y is float32, x float32 or bfloat16, and w packed as [N / 64, K / P, 64 P]. On a GPU x and w are bfloat16,
+    w as it is, and `isa` means nothing.
     """
 
     @staticmethod

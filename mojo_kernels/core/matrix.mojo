@@ -1,4 +1,6 @@
-"""A packed matrix of any type as a part of larger work: rows are brought into the form it is multiplied with, then panels follow."""
+"""A packed matrix of any type as a part of larger work: rows are brought into the form it is multiplied with, then
+panels follow.
+"""
 
 from std.math import ceildiv
 

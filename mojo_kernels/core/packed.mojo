@@ -1,7 +1,8 @@
 """How matrices lie in memory: panels of 64 rows, interleaved so that a kernel reads one stream.
 
-A matrix w[N, K] becomes [N / 64, K / P, 64 * P]: the elements of 64 rows at P columns lie side by side, those of a row next
-to each other. P is 2 for bfloat16, whose pairs CPUs multiply at once, and 1 for the others. N and K are filled up with zeros.
+A matrix w[N, K] becomes [N / 64, K / P, 64 * P]: the elements of 64 rows at P columns lie side by side, those of a row
+next to each other. P is 2 for bfloat16, whose pairs CPUs multiply at once, and 1 for the others. N and K are filled up
+with zeros.
 """
 
 from std.sys.intrinsics import PrefetchOptions, prefetch
@@ -35,7 +36,9 @@ def fetch_ahead[bytes: Int, dtype: DType](w: ReadPtr[dtype]):
 
 @fieldwise_init
 struct NextWeights(TrivialRegisterPassable):
-    """The weights that are needed after a panel; tiles of several rows, which leave memory idle, ask for them meanwhile."""
+    """The weights that are needed after a panel; tiles of several rows, which leave memory idle, ask for them
+    meanwhile.
+    """
 
     var start: ReadPtr[DType.uint8]
     var stride: Int

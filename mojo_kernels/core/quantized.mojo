@@ -1,13 +1,13 @@
 """Linear layer on quantised weights: y = x @ w.T, products of int8 summed as int32, scales applied per group.
 
-Weights of 8 or 4 bits share a scale, and where they are asymmetric an offset, in groups of columns; x is quantised to int8 row by row
-with the same groups (`quantize_rows`). Within a group the sums are exact integers, and groups are added in order, so a
-row's result never depends on the rows beside it (batch invariance).
+Weights of 8 or 4 bits share a scale, and where they are asymmetric an offset, in groups of columns; x is quantised to
+int8 row by row with the same groups (`quantize_rows`). Within a group the sums are exact integers, and groups are added
+in order, so a row's result never depends on the rows beside it (batch invariance).
 
 A matrix w[N, K] is packed as [N / 64, K / G, block]: a block has the values of 64 rows and one group, and then their 64
-scales, and offsets where there are any, in float16. In the values of 8 bits, four columns of a row lie together, those of
-64 rows side by side: 256 bytes. In those of 4 bits such 256 bytes have eight columns, the first four in the lower halves.
-N is filled up with weights that count as zero.
+scales, and offsets where there are any, in float16. In the values of 8 bits, four columns of a row lie together, those
+of 64 rows side by side: 256 bytes. In those of 4 bits such 256 bytes have eight columns, the first four in the lower
+halves. N is filled up with weights that count as zero.
 """
 
 from std.math import ceildiv, fma, round

@@ -1,9 +1,9 @@
 """From logits to tokens, with penalties, temperature, top-k, top-p and min-p, without sorting the vocabulary.
 
-The order of application: mask of allowed tokens; bias (minus infinity bans a token); repetition, presence and frequency penalties;
-temperature; top-k; top-p on what top-k left; min-p on what top-p left; one draw by the inverse of the
-cumulative distribution in the order of token ids. Passes over the row find a bound
-(`logits.mojo`) above which enough tokens lie; radix selection among those finds the exact ones (`candidates.mojo`).
+The order of application: mask of allowed tokens; bias (minus infinity bans a token); repetition, presence and frequency
+penalties; temperature; top-k; top-p on what top-k left; min-p on what top-p left; one draw by the inverse of the
+cumulative distribution in the order of token ids. Passes over the row find a bound (`logits.mojo`) above which enough
+tokens lie; radix selection among those finds the exact ones (`candidates.mojo`).
 """
 
 import extensibility

@@ -1,5 +1,5 @@
-"""What a producer warp and consumer warpgroups of a block share on Hopper: barriers in shared memory, copies that report
-to them, and registers (PTX ISA, mbarrier, cp.async.bulk, fence.proxy, setmaxnreg; sm_90a)."""
+"""What a producer warp and consumer warpgroups of a block share on Hopper: barriers in shared memory, copies that
+report to them, and registers (PTX ISA, mbarrier, cp.async.bulk, fence.proxy, setmaxnreg; sm_90a)."""
 
 from max.gpu.memory import AddressSpace
 from std.sys import inlined_assembly
@@ -77,7 +77,8 @@ def wait(barrier: SharedBarrier, phase: Int32):
 
 @always_inline
 def copy_bulk(target: SharedTile, source: GpuRead[DType.bfloat16], bytes: Int32, barrier: SharedBarrier):
-    """Begins to copy so many bytes, a multiple of 16, to shared memory; the barrier's phase ends after they have landed.
+    """Begins to copy so many bytes, a multiple of 16, to shared memory; the barrier's phase ends after they have
+    landed.
 
     Both addresses are multiples of 16.
     """

@@ -1,9 +1,9 @@
 """Attention as in `attention.mojo`, on Hopper: wgmma, and pages that a warp of its own copies (sm_90a).
 
 As in FlashAttention-3 (Shah et al. 2024, arXiv:2407.08608, section 3.1) a producer warp keeps a ring of tiles filled,
-in which keys and values take turns, and each consumer warpgroup has 64 rows: while one is busy with its softmax, the tensor
-cores multiply for the other. A page's keys of a head are copied in one piece, because pages have the order that the
-products want (`pages.mojo`); that takes no tensor map, which the host would have to make.
+in which keys and values take turns, and each consumer warpgroup has 64 rows: while one is busy with its softmax, the
+tensor cores multiply for the other. A page's keys of a head are copied in one piece, because pages have the order that
+the products want (`pages.mojo`); that takes no tensor map, which the host would have to make.
 
 Prefill and decode multiply with the same instructions of the same shape in the same order. Nothing says that `mma.sync`
 sums in the order of `wgmma` (PTX ISA: it is not specified), so that a decode with it might differ from its prefill.

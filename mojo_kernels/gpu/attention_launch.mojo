@@ -77,8 +77,9 @@ def launch_kernels[
 ) raises:
     """Launches the kernels of one head dimension, Hopper's or everywhere's.
 
-    The host knows the batch's sizes only, so a grid has room for every way in which requests can share the rows, and blocks
-    without work end at once. With as many requests as rows, each has one row of each head and only splits are launched.
+    The host knows the batch's sizes only, so a grid has room for every way in which requests can share the rows, and
+    blocks without work end at once. With as many requests as rows, each has one row of each head and only splits are
+    launched.
 
     Raises:
         Error: The page size is no power of two.

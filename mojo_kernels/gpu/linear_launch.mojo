@@ -17,7 +17,9 @@ comptime FULL = 96
 
 
 def tile_outputs[format: Int, large: Bool]() -> Int:
-    """Outputs of a tile of 128 rows, or of 64. With scales products take more registers, which larger ones would lack."""
+    """Outputs of a tile of 128 rows, or of 64. With scales products take more registers, which larger ones would
+    lack.
+    """
     return 128 if large and format == BFLOAT else 64
 
 

@@ -61,8 +61,8 @@ comptime Words[format: Int] = SIMD[DType.uint32, 4 * x_chunks[format]()]
 def group_columns(columns: Int, scaled: Bool) -> Int:
     """Columns whose products are summed by tensor cores before they are added to the sum of the groups before them.
 
-    They depend on the layer alone. With scales, a group is what shares one (DeepSeek-V3, arXiv:2412.19437, section 3.3.2);
-    without, a row has up to MOST_GROUPS of them, of a multiple of 64 columns.
+    They depend on the layer alone. With scales, a group is what shares one (DeepSeek-V3, arXiv:2412.19437, section
+    3.3.2); without, a row has up to MOST_GROUPS of them, of a multiple of 64 columns.
     """
     if scaled:
         return SCALED_COLUMNS

@@ -3,9 +3,9 @@
 The cache is [pages, layers, 2, kv_heads, page_size, head_dim]; kernels get the address of their layer in page 0.
 
 A head's positions lie in atoms of 8 positions and 64 columns, [page_size / 8, head_dim / 64, 8, 64], and in an atom the
-eighths of a row are in another order for each row, the 128-byte swizzle of Hopper's matrix descriptors (PTX ISA, 5.5.5): so
-whole pages can be copied to shared memory as they are, and tensor cores read them there without conflicts of banks. Pages
-of fewer than 8 positions have atoms of as many.
+eighths of a row are in another order for each row, the 128-byte swizzle of Hopper's matrix descriptors (PTX ISA,
+5.5.5): so whole pages can be copied to shared memory as they are, and tensor cores read them there without conflicts of
+banks. Pages of fewer than 8 positions have atoms of as many.
 """
 
 comptime ATOM = 8

@@ -1,8 +1,8 @@
 """A warpgroup's matrix products on Hopper: wgmma, bfloat16 with float32 sums (PTX ISA, wgmma; sm_90a).
 
 Operands lie in shared memory in atoms of 8 rows of 64 columns under the 128-byte swizzle, as pages have them
-(`pages.mojo`). A thread has of the sums [64, N] what it has of four `mma.sync` tiles one above the other: warp w the rows
-16 w to 16 w + 15, in those the fragments that `mma.mojo` describes.
+(`pages.mojo`). A thread has of the sums [64, N] what it has of four `mma.sync` tiles one above the other: warp w the
+rows 16 w to 16 w + 15, in those the fragments that `mma.mojo` describes.
 
 A product is one piece of assembly from the fence to the wait, so that the compiler can't put anything between them that
 touches its registers, which would make the assembler run the products one by one.

@@ -1,7 +1,7 @@
 """The instruction sets that linear layers are written for.
 
-Who builds a graph names one, by what the CPU says of itself. The compiler knows neither AVX512-BF16 nor VNNI of the CPUs it
-compiles for, so what needs those is written as assembly.
+Who builds a graph names one, by what the CPU says of itself. The compiler knows neither AVX512-BF16 nor VNNI of the
+CPUs it compiles for, so what needs those is written as assembly.
 
     avx512_bf16  pairs of bfloat16 (vdpbf16ps), and quads of int8
     avx512_vnni  quads of int8 (vpdpbusd)

@@ -1,8 +1,9 @@
 """Parallel phases, one after the other, on threads that wait for each other without the operating system.
 
-Waking the pool's threads and waiting for them takes longer than a small layer's work, and an atomic counter 100 times less. So
-threads are woken once for many phases. Tickets, each for some units of a phase, are handed out in order, and whoever holds one
-waits until all of the phase before is done; as a ticket that others wait for is being worked on, someone always goes on.
+Waking the pool's threads and waiting for them takes longer than a small layer's work, and an atomic counter 100 times
+less. So threads are woken once for many phases. Tickets, each for some units of a phase, are handed out in order, and
+whoever holds one waits until all of the phase before is done; as a ticket that others wait for is being worked on,
+someone always goes on.
 """
 
 from std.atomic import Atomic, Ordering

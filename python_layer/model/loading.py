@@ -6,10 +6,11 @@ from python_layer.model.compiled_folder import export_graphs
 from python_layer.model.config import Qwen3Config
 from python_layer.model.device import ComputeDevice
 from python_layer.model.drawn_tokens import TokenGraph
+from python_layer.model.graph_choice import model_graph
 from python_layer.model.hub import resolve_model
 from python_layer.model.kernels import default_cache_dir
 from python_layer.model.precision import Precision
-from python_layer.model.qwen3_model import Qwen3Model, model_graph
+from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.model.sampler import SampleGraph
 from python_layer.model.weight_cache import WeightCache
 from python_layer.model.weight_loader import Progress, WeightLoader

@@ -1,7 +1,7 @@
 """A Qwen3 model that is compiled, has its weights, and runs."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,17 +18,14 @@ from python_layer.model.captured import CapturedDecodes
 from python_layer.model.compile_cache import CompileCache, CompiledGraphs
 from python_layer.model.compiled_folder import CompiledFolder
 from python_layer.model.config import Qwen3Config
-from python_layer.model.device import ComputeDevice, resolve_device
+from python_layer.model.device import resolve_device
 from python_layer.model.drawn_tokens import TokenGatherer
-from python_layer.model.fp8 import Fp8Format
 from python_layer.model.generation import GeneratedToken, Generation, Generator
-from python_layer.model.graph import ModelGraph
+from python_layer.model.graph_choice import model_graph
 from python_layer.model.kernels import default_cache_dir
-from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.pages import make_pages
-from python_layer.model.precision import Precision, refuse_on_gpu, resolve_compute_dtype, resolve_dtypes, resolve_isa
-from python_layer.model.quantization import describe, float8_kinds, float8_specs, matrix_formats, quantized_specs
-from python_layer.model.quantized import QuantFormat
+from python_layer.model.precision import Precision
+from python_layer.model.quantization import describe, float8_specs, quantized_specs
 from python_layer.model.sampler import Sampler
 from python_layer.model.sampling import SamplingParams
 from python_layer.model.thread_pool import start_thread_pool
@@ -281,37 +278,6 @@ class Qwen3Model:
         """
         params = SamplingParams(temperature, top_k, top_p, seed)
         return Generator(self).stream(prompt, params, max_tokens, logprobs, ignore_eos)
-
-
-def model_graph(
-    config: Qwen3Config,
-    device: ComputeDevice,
-    precision: Precision,
-    page_size: int,
-    given: Mapping[str, QuantFormat | Fp8Format | None],
-) -> ModelGraph:
-    """The graph of a model on a device.
-
-    Args:
-        config: The model.
-        device: Where it will run.
-        precision: As the arguments of :class:`Qwen3Model`, whose errors this raises.
-        page_size: Likewise.
-        given: How the checkpoint's tensors are quantized; None where they are not.
-    """
-    if device.is_gpu:
-        refuse_on_gpu(precision)
-        if page_size & (page_size - 1):
-            raise ConfigError(f"page_size is {page_size}; on a GPU it must be a power of two, such as 16")
-        layout = KVCacheLayout.of(config, page_size, DType.bfloat16)
-        float8 = float8_kinds(precision.quantization, weight_specs(config), given)
-        return ModelGraph(config, layout, DType.bfloat16, device.architecture, device=device.ref, float8=float8)
-    dtype, kv_dtype = resolve_dtypes(config, precision.dtype, precision.kv_dtype)
-    isa = resolve_isa(precision.cpu_isa)
-    paired = resolve_compute_dtype(precision.compute_dtype, dtype, isa) == "bfloat16"
-    formats = matrix_formats(precision.quantization, weight_specs(config), given)
-    layout = KVCacheLayout.of(config, page_size, DType[kv_dtype])
-    return ModelGraph(config, layout, DType[dtype], isa, paired, tuple(formats.items()))
 
 
 def _registry(weights: LoadedWeights) -> dict[str, Buffer]:

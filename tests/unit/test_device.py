@@ -18,13 +18,14 @@ from python_layer.model.compiled_folder import MANIFEST, CompiledFolder
 from python_layer.model.config import Qwen3Config
 from python_layer.model.device import CPU_DEVICE, ComputeDevice, parse_target, resolve_device
 from python_layer.model.drawn_tokens import DrawnTokens
+from python_layer.model.graph_choice import model_graph
 from python_layer.model.host_copies import HostCopies
 from python_layer.model.kernels import source_hash
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import DEFAULT_MODEL
 from python_layer.model.pages import DevicePages, page_view
 from python_layer.model.precision import Precision
-from python_layer.model.qwen3_model import Qwen3Model, model_graph
+from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.model.sampler import SampleGraph
 from python_layer.model.weights import weight_specs
 from python_layer.utils.errors import CompileError, ConfigError, DeviceError

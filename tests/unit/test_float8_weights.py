@@ -11,11 +11,11 @@ from python_layer.model.config import Qwen3Config
 from python_layer.model.device import parse_target
 from python_layer.model.fp8 import Fp8Format
 from python_layer.model.gpu_linear import multiplies_float8
+from python_layer.model.graph_choice import model_graph
 from python_layer.model.loading import DEFAULT_MODEL
 from python_layer.model.precision import Precision
 from python_layer.model.quantization import FLOAT8_KINDS, describe, float8_kinds, float8_specs, matrix_formats
 from python_layer.model.quantized import QuantFormat
-from python_layer.model.qwen3_model import model_graph
 from python_layer.model.weight_loader import WeightLoader
 from python_layer.model.weight_spec import WeightSpec
 from python_layer.model.weights import weight_specs
