@@ -60,7 +60,7 @@ chat: build ## Talk to the model in the terminal (MODEL=)
 
 test: build lint ## Check the code and run every test
 	@$(BIN)/python -m tests.mojo
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-isas: build ## The tests of linear layers on every instruction set that this CPU has
 	@TEST_ALL_ISAS=1 $(BIN)/python -m pytest -q tests/unit/kernels/test_linear.py tests/unit/kernels/test_quantized_linear.py

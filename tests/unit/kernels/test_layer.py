@@ -55,13 +55,11 @@ class Case:
         return [*NORMS, *SHAPES, *(BIASES if self.biases else ())]
 
 
+PAIRS = multiplies_bfloat16(BEST)
 CASES = {
-    "float32": Case(FLOAT, FLOAT, biases=True),
-    "bfloat16": Case(DType.bfloat16, DType.bfloat16),
-    "mixed": Case(FLOAT, FLOAT, formats=(("qkv", INT8), ("o", INT4), ("gate_up", INT4), ("down", INT8))),
+    "bfloat16": Case(DType.bfloat16, DType.bfloat16, paired=PAIRS, biases=True),
+    "quantized": Case(FLOAT, FLOAT, formats=(("qkv", INT8), ("o", INT4), ("gate_up", INT4), ("down", INT8))),
 }
-if multiplies_bfloat16(BEST):
-    CASES["pairs"] = Case(DType.bfloat16, DType.bfloat16, paired=True, biases=True)
 
 
 def random_weight(rng: np.random.Generator, case: Case, name: str) -> Buffer | np.ndarray:
