@@ -40,6 +40,7 @@ GRAPH_PARTS = (
     "linear.py",
     "quantization.py",
     "rope.py",
+    "weight_spec.py",
     "weights.py",
 )
 """Beside the file that builds a graph, those whose code shapes it."""
@@ -63,13 +64,17 @@ class CompiledGraphs(Protocol):
         """
 
 
+def graph_code(request: GraphRequest) -> str:
+    """A digest of the Python code that shapes a graph."""
+    digest = hashlib.sha256(Path(inspect.getfile(type(request))).read_bytes())
+    for name in GRAPH_PARTS:
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    return digest.hexdigest()
+
+
 def cache_key(request: GraphRequest, device: ComputeDevice = CPU_DEVICE) -> str:
     """A digest of everything that a compiled graph depends on."""
-    file = Path(inspect.getfile(type(request)))
-    builders = [
-        path.read_text(encoding="utf-8") for path in (file, *(Path(__file__).with_name(name) for name in GRAPH_PARTS))
-    ]
-    parts = [source_hash(), *builders, cpu_fingerprint(), repr(request)]
+    parts = [source_hash(), graph_code(request), cpu_fingerprint(), repr(request)]
     if device != CPU_DEVICE:
         parts.append(repr(device))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

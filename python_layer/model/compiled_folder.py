@@ -1,7 +1,5 @@
 """Graphs compiled on one machine and run on another: ``mili compile --out DIR``, ``mili serve --compiled DIR``."""
 
-import hashlib
-import inspect
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -10,7 +8,7 @@ from typing import Any
 
 from max.engine import CompiledModel, read
 
-from python_layer.model.compile_cache import GraphRequest, compile_apart
+from python_layer.model.compile_cache import GraphRequest, compile_apart, graph_code
 from python_layer.model.device import ComputeDevice
 from python_layer.model.kernels import kernel_package, source_hash
 from python_layer.utils.errors import CompileError
@@ -109,5 +107,4 @@ def _built_with(device: ComputeDevice) -> dict[str, str]:
 
 
 def _graph_facts(request: GraphRequest) -> dict[str, str]:
-    builder = Path(inspect.getfile(type(request))).read_bytes()
-    return {"configuration": repr(request), "graph code": hashlib.sha256(builder).hexdigest()[:16]}
+    return {"configuration": repr(request), "graph code": graph_code(request)[:16]}

@@ -1,58 +1,45 @@
 """The transformer blocks on a CPU: one op for each, within which threads wait for each other (see `layer.mojo`)."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from max.dtype import DType
-from max.graph import BufferType, Dim, Graph, TensorType, TensorValue, Value, ops
+from max.graph import BufferType, Dim, TensorType, TensorValue, Value, ops
 
 from python_layer.model.config import Qwen3Config
-from python_layer.model.graph_ops import CPU, FLOAT, LAYER_BIASES, LAYER_WEIGHTS, StepInputs, float_constant
+from python_layer.model.graph_ops import CPU, FLOAT, LayerParts, float_constant
 from python_layer.model.linear import LinearLayers
 
 MATRICES = ("qkv", "o", "gate_up", "down")
-WEIGHTS = ("input_norm", *LAYER_WEIGHTS)
+WEIGHTS = ("input_norm", "qkv", "q_norm", "k_norm", "o", "post_norm", "gate_up", "down")
+BIASES = ("qkv_bias", "o_bias")
 
 
-def cpu_layers(
-    graph: Graph,
-    config: Qwen3Config,
-    step: StepInputs,
-    hidden: TensorValue,
-    rope: TensorValue,
-    weights: Mapping[str, TensorValue],
-    kernels: Path,
-    linear: LinearLayers,
-) -> TensorValue:
+def cpu_layers(parts: LayerParts, hidden: TensorValue, linear: LinearLayers) -> TensorValue:
     """All blocks.
 
     Args:
-        graph: The graph to which this belongs.
-        config: The model.
-        step: The graph's inputs.
+        parts: What they are built of.
         hidden: [T, hidden_size], float32: the embeddings.
-        rope: [T, head_dim].
-        weights: By their names in the graph.
-        kernels: The compiled kernel package.
         linear: Says how matrices are multiplied.
 
     Returns:
         [T, hidden_size], float32.
     """
-    names = WEIGHTS + LAYER_BIASES if config.attention_bias else WEIGHTS
+    config, step, rope, weights = parts.config, parts.step, parts.rope, parts.weights
+    names = WEIGHTS + BIASES if config.attention_bias else WEIGHTS
     scratch = ops.buffer_create(scratch_type(config, hidden.shape[0]))
     values: list[Value] = [*step.for_layers(), scratch, hidden, rope, *(weights[f"layers.0.{name}"] for name in names)]
     types = [TensorType(DType.int32, [], CPU), *(value.type for value in values)]
-    with graph.add_subgraph("layer", input_types=types, custom_extensions=[kernels]) as layer:
+    with parts.graph.add_subgraph("layer", input_types=types, custom_extensions=[parts.kernels]) as layer:
         index, cache, *rest = layer.inputs
         batch = [value.tensor for value in rest[:3]]
-        x, angles, *own = (value.tensor for value in rest[4:])
+        x, angles, *given = (value.tensor for value in rest[4:])
         inputs = [cache.buffer, rest[3].buffer, x, angles, *batch, index.tensor]
-        layer.output(layer_op(config, inputs, dict(zip(names, own, strict=True)), linear))
+        layer.output(layer_op(config, inputs, dict(zip(names, given, strict=True)), linear))
     for i in range(config.num_hidden_layers):
-        parts = [weights[f"layers.{i}.{name}"] for name in names]
+        own = [weights[f"layers.{i}.{name}"] for name in names]
         index = ops.constant(i, DType.int32, CPU)
-        (result,) = ops.call(layer, index, *step.for_layers(), scratch, hidden, rope, *parts)
+        (result,) = ops.call(layer, index, *step.for_layers(), scratch, hidden, rope, *own)
         hidden = result.tensor
     return hidden
 
@@ -92,6 +79,6 @@ def layer_op(
         parameters |= {f"{kind}_bits": form.bits if form else 0, f"{kind}_offsets": bool(form and form.offsets)}
     given = [w[name] for name in WEIGHTS]
     # Where there are no biases, another vector takes their places.
-    given += [w.get(name, w["q_norm"]) for name in LAYER_BIASES]
+    given += [w.get(name, w["q_norm"]) for name in BIASES]
     values = [*inputs, float_constant(config.rms_norm_eps), *given]
     return ops.inplace_custom("mili.layer", CPU, values, [inputs[2].type], parameters)[0].tensor

@@ -1,70 +1,48 @@
 """The transformer blocks on a GPU: an op for each part."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from max.dtype import DType
 from max.graph import Graph, TensorType, TensorValue, Value, ops
 
-from python_layer.model.config import Qwen3Config
 from python_layer.model.gpu_linear import gpu_linear
-from python_layer.model.graph_ops import CPU, FLOAT, StepInputs, custom_op, float_constant
+from python_layer.model.graph_ops import CPU, FLOAT, LayerParts, custom_op, float_constant
 from python_layer.model.weights import FINAL_NORM
 
 
-def gpu_layers(
-    graph: Graph,
-    config: Qwen3Config,
-    step: StepInputs,
-    hidden: TensorValue,
-    rope: TensorValue,
-    weights: Mapping[str, TensorValue],
-    kernels: Path,
-    architecture: str,
-) -> TensorValue:
+def gpu_layers(parts: LayerParts, hidden: TensorValue, architecture: str) -> TensorValue:
     """All blocks and the final norm.
 
     Args:
-        graph: The graph to which this belongs.
-        config: The model.
-        step: The graph's inputs.
+        parts: What they are built of.
         hidden: [T, hidden_size], float32: the embeddings.
-        rope: [T, head_dim].
-        weights: By their names in the graph.
-        kernels: The compiled kernel package.
         architecture: Of the GPU, such as sm_90a.
 
     Returns:
         [T, hidden_size], bfloat16.
     """
+    config, step, rope, weights = parts.config, parts.step, parts.rope, parts.weights
     first_norm = [hidden, weights["layers.0.input_norm"], float_constant(config.rms_norm_eps)]
     normed = custom_op("rms_norm", first_norm, hidden.shape, DType.bfloat16)
-    layer = _layer_graph(graph, config, step, [hidden, normed, rope], weights, kernels, architecture)
+    layer = _layer_graph(parts, [hidden, normed, rope], architecture)
     for i in range(config.num_hidden_layers):
         # A layer ends with the norm that its successor begins with: one pass with the residual addition.
         following = f"layers.{i + 1}.input_norm" if i + 1 < config.num_hidden_layers else FINAL_NORM
-        parts = [weights[f"layers.{i}.{name}"] for name in _weight_names(weights)]
+        own = [weights[f"layers.{i}.{name}"] for name in _weight_names(weights)]
         index = ops.constant(i, DType.int32, CPU)
-        results = ops.call(layer, index, *step.for_layers(), hidden, normed, rope, *parts, weights[following])
+        results = ops.call(layer, index, *step.for_layers(), hidden, normed, rope, *own, weights[following])
         hidden, normed = (value.tensor for value in results)
     return normed
 
 
-def _layer_graph(
-    graph: Graph,
-    config: Qwen3Config,
-    step: StepInputs,
-    activations: Sequence[TensorValue],
-    weights: Mapping[str, TensorValue],
-    kernels: Path,
-    architecture: str,
-) -> Graph:
+def _layer_graph(parts: LayerParts, activations: Sequence[TensorValue], architecture: str) -> Graph:
     """One transformer block, compiled once and called for every layer with its weights."""
+    config, weights = parts.config, parts.weights
     names = _weight_names(weights)
-    parts = [weights[f"layers.0.{name}"] for name in names]
-    values: list[Value] = [*step.for_layers(), *activations, *parts, weights[FINAL_NORM]]
+    first = [weights[f"layers.0.{name}"] for name in names]
+    values: list[Value] = [*parts.step.for_layers(), *activations, *first, weights[FINAL_NORM]]
     types = [TensorType(DType.int32, [], CPU), *(value.type for value in values)]
-    with graph.add_subgraph("layer", input_types=types, custom_extensions=[kernels]) as layer:
+    with parts.graph.add_subgraph("layer", input_types=types, custom_extensions=[parts.kernels]) as layer:
         index, cache, *rest = layer.inputs
         positions, row_offsets, page_table, hidden, normed, rope, *own, next_norm = (v.tensor for v in rest)
         w = dict(zip(names, own, strict=True))

@@ -15,7 +15,7 @@ from python_layer.model.config import Qwen3Config
 from python_layer.model.cpu_layers import cpu_layers
 from python_layer.model.gpu_layers import gpu_layers
 from python_layer.model.gpu_linear import gpu_linear
-from python_layer.model.graph_ops import CPU, FLOAT, StepInputs, custom_op, float_constant
+from python_layer.model.graph_ops import CPU, FLOAT, LayerParts, StepInputs, custom_op, float_constant
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.linear import LinearLayers
 from python_layer.model.quantization import float8_specs, quantized_specs
@@ -87,12 +87,13 @@ def build_graph(
         packed = config.tie_word_embeddings and device.is_cpu()
         hidden = linear.embed(EMBEDDING, weights[EMBEDDING], packed, step.token_ids, config.hidden_size)
         size = ["R", config.hidden_size]
+        parts = LayerParts(graph, config, step, rope, weights, kernels)
         if device.is_cpu():
-            hidden = cpu_layers(graph, config, step, hidden, rope, weights, kernels, linear)
+            hidden = cpu_layers(parts, hidden, linear)
             rows = custom_op("gather_rows", [hidden, step.logit_rows], size)
             wanted = custom_op("rms_norm", [rows, weights[FINAL_NORM], float_constant(config.rms_norm_eps)], size)
         else:
-            normed = gpu_layers(graph, config, step, hidden, rope, weights, kernels, linear.isa)
+            normed = gpu_layers(parts, hidden, linear.isa)
             wanted = custom_op("gather_rows", [normed, step.logit_rows], size, normed.dtype)
         head = EMBEDDING if config.tie_word_embeddings else LM_HEAD
         if device.is_cpu():

@@ -1,16 +1,16 @@
 """What the parts of the model's graph share: the inputs of a step, and how a custom op is called."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from max.dtype import DType
-from max.graph import BufferValue, DeviceRef, TensorType, TensorValue, Value, ops
+from max.graph import BufferValue, DeviceRef, Graph, TensorType, TensorValue, Value, ops
+
+from python_layer.model.config import Qwen3Config
 
 CPU = DeviceRef.CPU()
 FLOAT = DType.float32
-
-LAYER_WEIGHTS = ("qkv", "q_norm", "k_norm", "o", "post_norm", "gate_up", "down")
-LAYER_BIASES = ("qkv_bias", "o_bias")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,27 @@ class StepInputs:
     def for_layers(self) -> list[Value]:
         """What every layer reads beside its activations and weights."""
         return [self.cache, self.positions, self.row_offsets, self.page_table]
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """What layers are built of, on any device.
+
+    Attributes:
+        graph: The graph to which they belong.
+        config: The model.
+        step: The graph's inputs.
+        rope: [T, head_dim], see ``mili.rope_table``.
+        weights: By their names in the graph.
+        kernels: The compiled kernel package.
+    """
+
+    graph: Graph
+    config: Qwen3Config
+    step: StepInputs
+    rope: TensorValue
+    weights: Mapping[str, TensorValue]
+    kernels: Path
 
 
 def custom_op(

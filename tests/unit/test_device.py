@@ -14,6 +14,7 @@ from max.dtype import DType
 from python_layer.model import device as devices
 from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.captured import CapturedDecodes, filled_up, is_decode, power_of_two_from
+from python_layer.model.compile_cache import GRAPH_PARTS, graph_code
 from python_layer.model.compiled_folder import MANIFEST, CompiledFolder
 from python_layer.model.config import Qwen3Config
 from python_layer.model.device import CPU_DEVICE, ComputeDevice, parse_target, resolve_device
@@ -203,3 +204,21 @@ def test_a_compiled_folder_must_fit(tmp_path: Path) -> None:
         folder.get(model_graph(CONFIG, gpu, Precision(compute_dtype="auto"), 16, {}))
     with pytest.raises(CompileError, match="has no graph SampleGraph"):
         folder.get(SampleGraph(gpu.ref))
+
+
+def test_a_compiled_folder_is_refused_when_any_file_that_shapes_its_graphs_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = parse_target("cuda:sm_80")
+    graph = model_graph(CONFIG, gpu, Precision(compute_dtype="auto"), 16, {})
+    facts = {"architecture": "sm_80", "MAX version": version("max"), "kernel sources": source_hash()[:16]}
+    made = {"ModelGraph": {"configuration": repr(graph), "graph code": graph_code(graph)[:16]}}
+    (tmp_path / MANIFEST).write_text(json.dumps(facts | {"graphs": made}), encoding="utf-8")
+    with pytest.raises(CompileError, match="can't be read"):  # it fits, and there is no file
+        CompiledFolder(tmp_path, gpu).get(graph)
+    read_bytes = Path.read_bytes
+    for part in ("graph.py", *GRAPH_PARTS):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "read_bytes", lambda path, part=part: read_bytes(path) + b"#" * (path.name == part))
+            with pytest.raises(CompileError, match="was made with graph code"):
+                CompiledFolder(tmp_path, gpu).get(graph)
