@@ -27,17 +27,14 @@ class LinearLayers:
     paired: bool
     formats: Mapping[str, QuantFormat]
 
-    def apply(
-        self, kind: str, x: TensorValue, w: TensorValue, outputs: int, bias: TensorValue | None = None
-    ) -> TensorValue:
-        """x[T, K] @ w[outputs, K].T + bias, in float32, on a CPU.
+    def apply(self, kind: str, x: TensorValue, w: TensorValue, outputs: int) -> TensorValue:
+        """x[T, K] @ w[outputs, K].T, in float32, on a CPU.
 
         Args:
-            kind: Which matrix of a layer, or of the model, w is.
+            kind: Which matrix of the model w is.
             x: float32.
             w: Packed.
             outputs: Rows of w.
-            bias: [outputs].
         """
         out = [TensorType(FLOAT, [x.shape[0], outputs], CPU)]
         form = self.formats.get(kind)
@@ -48,11 +45,10 @@ class LinearLayers:
             parameters = {"isa": self.isa, "bits": form.bits, "offsets": form.offsets}
             (y,) = ops.custom("mili.quantized_linear", CPU, inputs, out, parameters)
         else:
-            # The smallest product keeps float32: rounding its input costs the most accuracy for the least time.
-            if self.paired and w.dtype == DType.bfloat16 and kind != "o":
+            if self.paired and w.dtype == DType.bfloat16:
                 x = ops.cast(x, DType.bfloat16)
             (y,) = ops.custom("mili.linear", CPU, [x, w], out, {"isa": self.isa})
-        return y.tensor if bias is None else y.tensor + bias
+        return y.tensor
 
     def embed(self, kind: str, table: TensorValue, packed: bool, rows: TensorValue, size: int) -> TensorValue:
         """The ``rows`` [R] of a table as float32 [R, size]; a quantized one is packed, another one perhaps."""
