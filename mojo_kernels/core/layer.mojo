@@ -135,7 +135,7 @@ struct LayerWork[
 
         def worker() {imm}:
             var tile = self.attention.worker()
-            var ticket = Ticket(0, 0, 0, 0)
+            var ticket = Ticket(0, 0, 0)
             var more = queue.take(ticket)
             while more:
                 # The next ticket is taken before this one's work, to know which weights to ask for meanwhile.

@@ -29,8 +29,6 @@ struct Ticket(TrivialRegisterPassable):
     """Some units of a phase."""
 
     var phase: Int
-    var number: Int
-    """Among the tickets of all phases."""
     var begin: Int
     var end: Int
 
@@ -72,12 +70,12 @@ struct PhaseQueue[phases: Int]:
 
     def take(self, mut ticket: Ticket) -> Bool:
         """Replaces a thread's ticket, at first one of phase 0, by its next one; false when there are no more."""
-        ticket.number = Int(Atomic[Int64].fetch_add(self.counter(0), 1))
-        while ticket.phase < Self.phases and ticket.number >= self.first[ticket.phase + 1]:
+        var number = Int(Atomic[Int64].fetch_add(self.counter(0), 1))
+        while ticket.phase < Self.phases and number >= self.first[ticket.phase + 1]:
             ticket.phase += 1
         if ticket.phase == Self.phases:
             return False
-        ticket.begin = (ticket.number - self.first[ticket.phase]) * self.grain[ticket.phase]
+        ticket.begin = (number - self.first[ticket.phase]) * self.grain[ticket.phase]
         ticket.end = min(ticket.begin + self.grain[ticket.phase], self.units[ticket.phase])
         return True
 

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from max.dtype import DType
-from max.graph import DeviceRef, TensorType, TensorValue, ops
+from max.graph import TensorType, TensorValue, ops
 
+from python_layer.model.graph_ops import CPU, FLOAT
 from python_layer.model.quantized import QuantFormat
-
-CPU = DeviceRef.CPU()
-FLOAT = DType.float32
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def test_a_phase_begins_when_all_before_it_is_done() raises:
 
             def worker() {imm}:
                 var me = Int(Atomic[Int64].fetch_add(workers_at, 1))
-                var ticket = Ticket(0, 0, 0, 0)
+                var ticket = Ticket(0, 0, 0)
                 while queue.take(ticket):
                     queue.wait(ticket)
                     for phase in range(ticket.phase):
