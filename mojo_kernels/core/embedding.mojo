@@ -7,7 +7,7 @@ from max.gpu.host import DeviceContext
 from ..gpu.elementwise import launch_gather
 from .packed import PANEL, pack_factor
 from ..utils.parallel import parallel_ranges
-from ..utils.simd import WIDTH, widen
+from ..utils.simd import store_row
 from ..utils.types import floats, require_cpu, untracked
 
 
@@ -37,14 +37,7 @@ struct GatherRows:
             def gather(begin: Int, end: Int) {imm}:
                 for r in range(begin, end):
                     var source = tp.unsafe_offset(Int(rp[unsafe_offset=r]) * size)
-                    var out_row = yp.unsafe_offset(r * size)
-                    var i = 0
-                    while i + WIDTH <= size:
-                        out_row.unsafe_store(i, widen(source, i))
-                        i += WIDTH
-                    while i < size:
-                        out_row[unsafe_offset=i] = source[unsafe_offset=i].cast[DType.float32]()
-                        i += 1
+                    store_row(yp.unsafe_offset(r * size), source, size)
 
             parallel_ranges(y.dim_size(0), size, gather)
 

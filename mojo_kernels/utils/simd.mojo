@@ -10,12 +10,6 @@ comptime WIDTH = simd_width_of[DType.float32]()
 comptime Vector = SIMD[DType.float32, WIDTH]
 
 
-@always_inline
-def widen[dtype: DType](p: ReadPtr[dtype], offset: Int) -> Vector:
-    """WIDTH elements from `p + offset`, as float32."""
-    return p.unsafe_load[width=WIDTH](offset).cast[DType.float32]()
-
-
 def sum_of_squares(x: ReadPtr[DType.float32], size: Int) -> Float32:
     """The sum of x[i]^2 over `size` elements: four vectors of sums, which do not wait for each other, then the rest."""
     var sums = Array[Vector, 4](fill=Vector(0))
@@ -38,8 +32,8 @@ def sum_of_squares(x: ReadPtr[DType.float32], size: Int) -> Float32:
 
 
 @always_inline
-def store_row[dtype: DType](y: WritePtr[dtype], x: ReadPtr[DType.float32], size: Int):
-    """Writes `size` numbers, rounded to the type of y."""
+def store_row[dtype: DType, source: DType](y: WritePtr[dtype], x: ReadPtr[source], size: Int):
+    """Writes `size` numbers, in the type of y."""
     var i = 0
     while i + WIDTH <= size:
         y.unsafe_store(i, x.unsafe_load[width=WIDTH](i).cast[dtype]())
