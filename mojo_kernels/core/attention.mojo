@@ -3,7 +3,7 @@
 Pages are found through block tables, as in PagedAttention (Kwon et al. 2023, arXiv:2309.06180). The work is a list of
 items: a tile of query rows with all the blocks that it sees; or, where a few rows see much of a batch (a long decode),
 one of the blocks, whose results are merged in order afterwards, so that all cores share it (Flash-Decoding, Dao et al.
-2023). `attention_tile.mojo` computes both to the same bits.
+2023). Both give the same bits, see `attention_tile.mojo`.
 """
 
 import extensibility
@@ -20,7 +20,9 @@ from ..memory.block import BLOCK
 from ..memory.kv_cache import PagedKVCache
 from ..utils.parallel import WorkQueue, parallel_queue
 from ..utils.types import MutableInputTensor, WritePtr, floats, untracked
+from .attention_amx import add_block_by_amx
 from .attention_tile import PARTIAL, TILE_ROWS, Tile
+from .attention_vectors import add_block_by_vectors
 
 comptime ITEMS_PER_CORE = 4
 """A tile that is more than such a part of a core's share of the work is split."""
@@ -101,7 +103,7 @@ struct WorkList:
             self.partials += size
 
 
-struct AttentionWork[cache_type: DType, query_type: DType, head_dim: Int]:
+struct AttentionWork[cache_type: DType, query_type: DType, head_dim: Int, amx: Bool]:
     """The attention of a batch: its items, any of which may be computed at any time, and then what is to be merged."""
 
     comptime Worker = Tile[Self.cache_type, Self.query_type, Self.head_dim]
@@ -134,7 +136,10 @@ struct AttentionWork[cache_type: DType, query_type: DType, head_dim: Int]:
         var item = self.list.items[index]
         tile.begin(item.request, item.first_head, item.heads, item.first_row)
         for block in range(item.begin, item.end):
-            tile.add_block(block)
+            comptime if Self.amx and Self.query_type == DType.bfloat16:
+                add_block_by_amx[Self.head_dim](rebind[Tile[DType.bfloat16, DType.bfloat16, Self.head_dim]](tile), block)
+            else:
+                add_block_by_vectors(tile, block)
         if item.partial < 0:
             tile.write()
         else:
@@ -151,10 +156,10 @@ struct AttentionWork[cache_type: DType, query_type: DType, head_dim: Int]:
 
 
 def paged_attention_cpu[
-    cache_type: DType, query_type: DType, //, head_dim: Int
+    cache_type: DType, query_type: DType, //, head_dim: Int, amx: Bool
 ](batch: RaggedQueries[query_type], kv: PagedKVCache[cache_type], kv_heads: Int):
     """All items of the batch, on all cores."""
-    var work = AttentionWork[cache_type, query_type, head_dim](batch, kv, kv_heads)
+    var work = AttentionWork[cache_type, query_type, head_dim, amx](batch, kv, kv_heads)
 
     def compute(queue: WorkQueue) {imm}:
         var tile = work.worker()
@@ -182,12 +187,12 @@ struct PagedAttention:
     Keys and values come from `cache`, where this step's own tokens must already be stored. bfloat16 queries, with a
     cache of bfloat16 and on CPUs with AVX512-BF16, ask for products of bfloat16 pairs; weights are rounded then too.
     Head dimensions of 64 and 128. The parameter `head_dim` says which, or is 0 for either; naming it spares the
-    compiler half of the work.
+    compiler half of the work. With `amx`, bfloat16 is multiplied by AMX.
     """
 
     @staticmethod
     def execute[
-        target: StaticString, head_dim: Int
+        target: StaticString, head_dim: Int, amx: Bool = False
     ](
         y: OutputTensor[rank=2, ...],
         cache: MutableInputTensor[rank=6, ...],
@@ -236,7 +241,7 @@ struct PagedAttention:
             comptime for size in [64, 128]:
                 comptime if head_dim == size or head_dim == 0:
                     if kv.head_dim == size:
-                        paged_attention_cpu[size](batch, kv, kv_heads)
+                        paged_attention_cpu[size, amx](batch, kv, kv_heads)
                         return
             raise Error(
                 "mili.paged_attention: head_dim ", kv.head_dim, " is not 64 or 128, or not the graph's ", head_dim

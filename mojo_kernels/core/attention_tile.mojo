@@ -1,19 +1,19 @@
-"""Attention of a tile of query rows over the positions of one request, a block after the other.
+"""Attention of a tile of query rows over the positions of one request, a block after the other: what is kept.
 
 A block's scores are all computed before its softmax, whose maximum is the block's own; blocks are then merged in order
 by their maxima (FlashAttention, Dao et al. 2022, arXiv:2205.14135, section 3.1). Blocks begin at multiples of BLOCK
 from position 0, and what one gives does not depend on who computes it: one thread may take all blocks of a tile, or
-several threads some each, without a bit's difference.
+several threads some each, without a bit's difference. `attention_vectors.mojo` and `attention_amx.mojo` compute them.
 """
 
-from std.math import ceildiv, fma, round, sqrt
+from std.math import fma, round, sqrt
 
 from ..memory.batch import RaggedQueries
 from ..memory.block import BLOCK, PANELS, Block
-from ..memory.kv_cache import PANEL, PagedKVCache, pair_size
+from ..memory.kv_cache import PagedKVCache, pair_size
 from ..utils.exp import LOG2_E
 from ..utils.types import ReadPtr, WritePtr, untracked
-from .products import LANES, ONE_PASS, ROWS, VECTORS, Vector16, add_products, sum_type
+from .products import LANES, Vector16, sum_type
 from .softmax import INT16_MAX, MASKED, merge_factors, weigh_row
 
 comptime TILE_ROWS = 72
@@ -145,25 +145,14 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
             comptime for d in range(Self.width):
                 self.queries[r * Self.width + d] = q.unsafe_load[width=LANES](d * LANES).cast[Self.operand]()
 
-    def add_block(mut self, index: Int):
-        """Computes a block, and merges it with what was added before; blocks come in order."""
+    def find(mut self, index: Int) -> Int:
+        """Finds a block's keys and values, and returns the first of a head's rows that sees any of it."""
         var start = index * BLOCK
         var first = 0
         while self.limit[first] <= start:
             first += 1
         self.block.find(self.batch, self.request, self.first_head, start, self.limit[self.rows - 1])
-        var panels = self.block.panels
-        for panel in range(0, panels, VECTORS):
-            for head in range(self.heads):
-                self.score_rows(head, first, panel, start)
-        for head in range(self.heads):
-            for row in range(first, self.rows):
-                self.weigh(head, row, min(BLOCK, self.limit[row] - start))
-        # Several heads take turns sooner, so that what lies together in pages is read together.
-        var step = PANELS if self.heads == 1 else VECTORS
-        for panel in range(0, panels, step):
-            for head in range(self.heads):
-                self.add_value_rows(head, first, panel, min(panel + step, panels), start)
+        return first
 
     @always_inline
     def weigh(mut self, head: Int, row: Int, visible: Int):
@@ -182,102 +171,6 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
         self.gain[r] = gain
         self.weight_scale[r] = sums.scale
         self.weight[r] = fma(sums.weight, gain, self.weight[r] * decay)
-
-    @always_inline
-    def score_rows(mut self, head: Int, first: Int, panel: Int, start: Int):
-        """Scores of a head's rows from `first` on over some panels, as many at a time as registers allow."""
-        var row = first
-        while row < self.rows:
-            comptime for rows in [ROWS, 2, 1]:
-                if self.rows - row >= rows:
-                    if self.limit[row + rows - 1] > start + panel * PANEL:
-                        self.score[rows](head, row, panel)
-                    row += rows
-                    break
-
-    @always_inline
-    def add_value_rows(mut self, head: Int, first: Int, begin: Int, end: Int, start: Int):
-        """Adds the values of some panels to a head's rows from `first` on, likewise."""
-        var row = first
-        while row < self.rows:
-            comptime for rows in [ROWS, 2, 1]:
-                if self.rows - row >= rows:
-                    comptime vectors = min(Self.width, VECTORS if rows > 2 else ONE_PASS)
-                    var visible = self.limit[row + rows - 1] - start
-                    for column in range(0, Self.width, vectors):
-                        self.add_values[rows, vectors](head, row, column, begin, end, visible)
-                    row += rows
-                    break
-
-    @always_inline
-    def score[rows: Int](mut self, head: Int, row: Int, panel: Int):
-        """Computes the scores of `rows` rows over VECTORS panels."""
-        var first = head * self.rows + row
-        var acc = Array[Self.Sums, rows * VECTORS](fill=0)
-        var keys = Array[ReadPtr[Self.cache_type], VECTORS](fill=self.block.keys[panel])
-        comptime for v in range(VECTORS):
-            # Where the block has no panel, any stands in: what it gives is masked.
-            var source = self.block.keys[min(panel + v, self.block.panels - 1)]
-            keys[v] = source.unsafe_offset(head * self.block.head_stride)
-        var q = untracked(self.queries.unsafe_ptr().unsafe_bitcast[Scalar[Self.operand]]())
-        add_products[rows, VECTORS](
-            acc,
-            q.unsafe_offset(first * Self.head_dim),
-            Self.head_dim,
-            keys,
-            LANES * Self.pair,
-            Self.head_dim // Self.pair,
-        )
-        var scores = untracked(self.scores.unsafe_ptr().unsafe_bitcast[Float32]())
-        comptime for r in range(rows):
-            comptime for v in range(VECTORS):
-                var s = acc[r * VECTORS + v].cast[DType.float32]() * self.query_scale[first + r]
-                comptime if Self.cache_type == DType.int8:
-                    s *= self.block.key_scales(min(panel + v, self.block.panels - 1), head)
-                scores.unsafe_store((first + r) * BLOCK + (panel + v) * PANEL, s)
-
-    @always_inline
-    def add_values[
-        rows: Int, vectors: Int
-    ](mut self, head: Int, row: Int, column: Int, begin: Int, end: Int, visible: Int):
-        """Adds the weighted values of panels `begin` to `end` for `rows` rows, that see `visible` of the block.
-
-        The block's last panels are followed by its merger with the totals. Only `vectors` vectors of the values are
-        added, from vector `column` on.
-        """
-        comptime step = LANES * Self.pair
-        var first = head * self.rows + row
-        var x = untracked(self.weights.unsafe_ptr().unsafe_bitcast[Scalar[Self.operand]]())
-        var sums = untracked(self.sums.unsafe_ptr().unsafe_bitcast[Scalar[sum_type[Self.cache_type]()]]())
-        var total = untracked(self.total.unsafe_ptr().unsafe_bitcast[Float32]())
-        var place = first * Self.head_dim + column * LANES
-        var acc = Array[Self.Sums, rows * vectors](fill=0)
-        if begin > 0:
-            comptime for r in range(rows):
-                comptime for v in range(vectors):
-                    acc[r * vectors + v] = sums.unsafe_load[width=LANES](place + r * Self.head_dim + v * LANES)
-        for panel in range(begin, min(end, ceildiv(visible, PANEL))):
-            var source = self.block.values[panel].unsafe_offset(head * self.block.head_stride + column * step)
-            var values = Array[ReadPtr[Self.cache_type], vectors](fill=source)
-            comptime for v in range(vectors):
-                values[v] = source.unsafe_offset(v * step)
-            add_products[rows, vectors](
-                acc,
-                x.unsafe_offset(first * BLOCK + panel * PANEL),
-                BLOCK,
-                values,
-                Self.head_dim * Self.pair,
-                min(PANEL // Self.pair, ceildiv(visible - panel * PANEL, Self.pair)),
-            )
-        comptime for r in range(rows):
-            comptime for v in range(vectors):
-                var at = place + r * Self.head_dim + v * LANES
-                if end < self.block.panels:
-                    sums.unsafe_store(at, acc[r * vectors + v])
-                else:
-                    var values = acc[r * vectors + v].cast[DType.float32]() * self.weight_scale[first + r]
-                    var decayed = total.unsafe_load[width=LANES](at) * self.decay[first + r]
-                    total.unsafe_store(at, fma(values, Vector16(self.gain[first + r]), decayed))
 
     def write(self):
         """Writes the tile's rows of the output."""

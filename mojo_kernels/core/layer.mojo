@@ -38,6 +38,7 @@ struct LayerWork[
     cache_type: DType,
     query_type: DType,
     head_dim: Int,
+    amx: Bool,
     Qkv: LinearWeights,
     Mix: LinearWeights,
     GateUp: LinearWeights,
@@ -60,7 +61,7 @@ struct LayerWork[
     var down: Self.Down
     var kv: PagedKVCache[Self.cache_type]
     var slots: RaggedSlots
-    var attention: AttentionWork[Self.cache_type, Self.query_type, Self.head_dim]
+    var attention: AttentionWork[Self.cache_type, Self.query_type, Self.head_dim, Self.amx]
 
     def __init__(
         out self,

@@ -10,6 +10,8 @@ from ..utils.types import MutableInputTensor, require_cpu, untracked
 from .layer import LayerWork
 from .layer_memory import LayerSizes, LayerVectors
 from .matrix import Matrix
+from .tiled_linear import check_columns
+from ..utils.isa import has_tiles
 
 
 @extensibility.register("mili.layer")
@@ -19,7 +21,8 @@ struct Layer:
     The matrices are packed, and of any type that `mili.linear` and `mili.quantized_linear` take: for each of the four,
     `bits` is 0 or the bits of its quantised weights, and `offsets` whether those have offsets. With `pairs` and
     bfloat16 matrices, what is multiplied is rounded to bfloat16, except by `o`, the smallest, whose input's rounding
-    costs the most accuracy for the least time; and so are queries beside a bfloat16 cache. `scratch` is memory for the
+    costs the most accuracy for the least time (it stays float32, or is two bfloat16 where there are tiles); and so are
+    queries beside a bfloat16 cache. `scratch` is memory for the
     op alone. The biases count where `biases` is set.
     """
 
@@ -65,6 +68,8 @@ struct Layer:
     ) raises:
         require_cpu[target]()
         comptime query_type = DType.bfloat16 if pairs and cache.dtype == DType.bfloat16 else DType.float32
+        comptime parts = 1 if pairs else 0
+        comptime o_parts = 2 if pairs and has_tiles[isa]() else 0
         comptime assert head_dim == 64 or head_dim == 128, "mili.layer: head_dim is 64 or 128"
         var kv = PagedKVCache(cache, Int(layer))
         var slots = RaggedSlots(
@@ -78,6 +83,9 @@ struct Layer:
         var sizes = LayerSizes(x.dim_size(0), x.dim_size(1), q_heads, cache.dim_size(3), head_dim, inner)
         if sizes.scratch() != scratch.dim_size(1):
             raise Error("mili.layer: scratch has rows of ", scratch.dim_size(1), ", not of ", sizes.scratch())
+        comptime if has_tiles[isa]() and pairs:
+            for columns in [sizes.hidden, sizes.q_size(), inner]:
+                check_columns(columns)
         var vectors = LayerVectors(
             untracked(input_norm.unsafe_ptr()),
             untracked(q_norm.unsafe_ptr()),
@@ -88,23 +96,23 @@ struct Layer:
             biases,
             eps,
         )
-        var work = LayerWork[cache.dtype, query_type, head_dim](
+        var work = LayerWork[cache.dtype, query_type, head_dim, has_tiles[isa]()](
             sizes,
             untracked(x.unsafe_ptr()),
             untracked(y.unsafe_ptr()),
             untracked(rope.unsafe_ptr()),
             untracked(scratch.unsafe_ptr()),
             vectors,
-            Matrix[isa, qkv.dtype, qkv_bits, qkv_offsets, pairs](
+            Matrix[isa, qkv.dtype, qkv_bits, qkv_offsets, parts](
                 untracked(qkv.unsafe_ptr()), sizes.heads() * head_dim, sizes.hidden, qkv.dim_size(1)
             ),
-            Matrix[isa, o.dtype, o_bits, o_offsets, False](
+            Matrix[isa, o.dtype, o_bits, o_offsets, o_parts](
                 untracked(o.unsafe_ptr()), sizes.hidden, sizes.q_size(), o.dim_size(1)
             ),
-            Matrix[isa, gate_up.dtype, gate_up_bits, gate_up_offsets, pairs](
+            Matrix[isa, gate_up.dtype, gate_up_bits, gate_up_offsets, parts](
                 untracked(gate_up.unsafe_ptr()), 2 * inner, sizes.hidden, gate_up.dim_size(1)
             ),
-            Matrix[isa, down.dtype, down_bits, down_offsets, pairs](
+            Matrix[isa, down.dtype, down_bits, down_offsets, parts](
                 untracked(down.unsafe_ptr()), sizes.hidden, inner, down.dim_size(1)
             ),
             kv,

@@ -12,9 +12,10 @@ from std.memory import bitcast
 from std.sys import size_of
 
 from .packed import NextWeights, PANEL, fetch_ahead, pack_factor, store_outputs
+from .tiled_linear import TiledRows, check_columns, tiled_panel
 from ..gpu.linear_launch import launch_linear
 from ..gpu.linear_products import BFLOAT
-from ..utils.isa import add_pairs, has_pairs, lanes, registers
+from ..utils.isa import add_pairs, has_pairs, has_tiles, lanes, registers
 from ..utils.parallel import parallel_ranges
 from ..utils.types import ReadPtr, WritePtr, floats, untracked
 
@@ -230,9 +231,12 @@ def linear_cpu[
             var n = p * PANEL
             var panel = w.unsafe_offset(p * panel_size)
             var next = panel.unsafe_offset(panel_size if p + 1 < end else 0).unsafe_bitcast[UInt8]()
-            linear_panel[isa](
-                y.unsafe_offset(n), n_size, x, m_size, panel, k_size, min(PANEL, n_size - n), {next}
-            )
+            var outputs = min(PANEL, n_size - n)
+            comptime if has_tiles[isa]() and xtype == DType.bfloat16 and wtype == DType.bfloat16:
+                var rows = TiledRows[1, tiled=False](rebind[ReadPtr[DType.bfloat16]](x), m_size, k_size)
+                tiled_panel(y.unsafe_offset(n), n_size, rows, rebind[ReadPtr[DType.bfloat16]](panel), outputs, {next})
+            else:
+                linear_panel[isa](y.unsafe_offset(n), n_size, x, m_size, panel, k_size, outputs, {next})
 
     parallel_ranges(ceildiv(n_size, PANEL), PANEL * m_size * k_size, panels)
 
@@ -241,8 +245,8 @@ def linear_cpu[
 struct Linear:
     """`y[T, N] = x[T, K] @ w[N, K].T`, sums in float32.
 
-    On a CPU y is float32, x float32 or bfloat16, and w packed as [N / 64, K / P, 64 P]. On a GPU x and w are bfloat16,
-    w as it is, and `isa` means nothing.
+    On a CPU y is float32, x float32 or bfloat16, and w packed as [N / 64, K / P, 64 P]; where AMX multiplies bfloat16,
+    32 divides K. On a GPU x and w are bfloat16, w as it is, and `isa` means nothing.
     """
 
     @staticmethod
@@ -265,6 +269,8 @@ struct Linear:
                 ctx,
             )
         else:
+            comptime if has_tiles[isa]() and x.dtype == DType.bfloat16:
+                check_columns(x.dim_size(1))
             linear_cpu[isa](
                 floats(y.unsafe_ptr()),
                 untracked(x.unsafe_ptr()),

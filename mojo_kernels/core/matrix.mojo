@@ -6,7 +6,10 @@ from std.math import ceildiv
 
 from .linear import linear_panel
 from .packed import PANEL, pack_factor
-from .quantized import QuantizedMatrix, QuantizedRows, quantize_row, quantized_panel
+from .quantized import quantized_panel
+from .quantized_rows import QuantizedMatrix, QuantizedRows, quantize_row
+from .tiled_linear import TiledRows, tiled_panel
+from ..utils.isa import has_tiles
 from ..utils.simd import store_row
 from ..utils.types import ReadPtr, WritePtr
 
@@ -58,7 +61,7 @@ trait LinearWeights(TrivialRegisterPassable):
 
 
 @fieldwise_init
-struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, pairs: Bool](LinearWeights):
+struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: Int](LinearWeights):
     """A matrix w of a linear layer y = x @ w.T.
 
     Parameters:
@@ -66,13 +69,16 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, pairs: 
         dtype: Type of w; uint8 where it is quantised.
         bits: Of a quantised weight.
         offsets: Whether quantised weights have offsets.
-        pairs: Whether x is rounded to the type of w, where that is bfloat16.
+        parts: Where w is bfloat16, the numbers of that type that stand for one of x: 0 where x stays as it is, 1 where
+            it is rounded, and 2, with tiles only, where what rounding leaves is multiplied too.
     """
 
     comptime quantized = Self.dtype == DType.uint8
-    comptime operand = DType.bfloat16 if Self.pairs and Self.dtype == DType.bfloat16 else DType.float32
+    comptime operand = DType.bfloat16 if Self.parts > 0 and Self.dtype == DType.bfloat16 else DType.float32
     """Type of x where w is not quantised."""
     comptime plain = not Self.quantized and Self.operand == DType.float32
+    comptime tiled = has_tiles[Self.isa]() and Self.operand == DType.bfloat16
+    comptime Tiled = TiledRows[Self.parts, tiled=True]
 
     var data: ReadPtr[Self.dtype]
     var rows: Int
@@ -99,6 +105,8 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, pairs: 
             var scales = memory.unsafe_offset(tokens * self.columns // 4 + 2 * t * self.groups)
             var values = memory.unsafe_bitcast[Int8]().unsafe_offset(t * self.columns)
             quantize_row(values, scales, x, self.groups, self.columns // self.groups)
+        elif Self.tiled:
+            Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns).put(t, x)
         else:
             store_row(memory.unsafe_bitcast[Scalar[Self.operand]]().unsafe_offset(t * self.columns), x, self.columns)
 
@@ -124,12 +132,16 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, pairs: 
             )
             quantized_panel[Self.isa](y, y_stride, x, tokens, w, panel, {next})
         else:
-            var x = memory.unsafe_bitcast[Scalar[Self.operand]]()
             var w = self.data.unsafe_offset(panel * self.panel_size())
             var outputs = min(PANEL, self.rows - panel * PANEL)
-            linear_panel[Self.isa, Self.operand, Self.dtype](
-                y, y_stride, x, tokens, w, self.columns, outputs, {next}
-            )
+            comptime if Self.tiled:
+                var x = Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns)
+                tiled_panel(y, y_stride, x, rebind[ReadPtr[DType.bfloat16]](w), outputs, {next})
+            else:
+                var x = memory.unsafe_bitcast[Scalar[Self.operand]]()
+                linear_panel[Self.isa, Self.operand, Self.dtype](
+                    y, y_stride, x, tokens, w, self.columns, outputs, {next}
+                )
 
     @always_inline
     def panel(self, index: Int) -> ReadPtr[DType.uint8]:

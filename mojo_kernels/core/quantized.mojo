@@ -1,109 +1,19 @@
 """Linear layer on quantised weights: y = x @ w.T, products of int8 summed as int32, scales applied per group.
 
 Weights of 8 or 4 bits share a scale, and where they are asymmetric an offset, in groups of columns; x is quantised to
-int8 row by row with the same groups (`quantize_rows`). Within a group the sums are exact integers, and groups are added
-in order, so a row's result never depends on the rows beside it (batch invariance).
-
-A matrix w[N, K] is packed as [N / 64, K / G, block]: a block has the values of 64 rows and one group, and then their 64
-scales, and offsets where there are any, in float16. In the values of 8 bits, four columns of a row lie together, those
-of 64 rows side by side: 256 bytes. In those of 4 bits such 256 bytes have eight columns, the first four in the lower
-halves. N is filled up with weights that count as zero.
+int8 row by row with the same groups. Within a group the sums are exact integers, and groups are added in order, so a
+row's result never depends on the rows beside it (batch invariance). `quantized_rows.mojo` tells how w lies in memory.
 """
 
-from std.math import ceildiv, fma, round
+from std.math import ceildiv, fma
 from std.memory import bitcast
 
 from .packed import NextWeights, PANEL, fetch_ahead, store_outputs
-from ..utils.isa import add_quads, quad_lanes, quad_shift, registers
+from .quantized_amx import quantized_panel_by_amx
+from .quantized_rows import QUADS, QuantizedMatrix, QuantizedRows
+from ..utils.isa import add_quads, has_tiles, quad_lanes, quad_shift, registers
 from ..utils.parallel import parallel_ranges
 from ..utils.types import ReadPtr, WritePtr
-
-comptime QUADS = 4 * PANEL
-"""Bytes of the values of a panel's rows that are read in one step."""
-
-
-@fieldwise_init
-struct QuantizedMatrix[bits: Int, offsets: Bool](TrivialRegisterPassable):
-    """A packed matrix.
-
-    Parameters:
-        bits: Of a weight, 8 or 4.
-        offsets: Whether w = scale * value - offset; else w = scale * (value - 2 ** (bits - 1)).
-    """
-
-    var data: ReadPtr[DType.uint8]
-    var rows: Int
-    var groups: Int
-    """Groups in a row."""
-    var group: Int
-    """Columns in a group."""
-
-    @staticmethod
-    def block_bytes(group: Int) -> Int:
-        """Bytes of the values, scales and offsets of a panel's rows in one group."""
-        return PANEL * group * Self.bits // 8 + 2 * PANEL * (2 if Self.offsets else 1)
-
-    @always_inline
-    def block(self, panel: Int, group: Int) -> ReadPtr[DType.uint8]:
-        """The block of a panel and a group."""
-        return self.data.unsafe_offset((panel * self.groups + group) * Self.block_bytes(self.group))
-
-    @always_inline
-    def scales(self, block: ReadPtr[DType.uint8]) -> ReadPtr[DType.float16]:
-        """The 64 scales of a block; its offsets follow."""
-        return block.unsafe_offset(PANEL * self.group * Self.bits // 8).unsafe_bitcast[Float16]()
-
-
-@fieldwise_init
-struct QuantizedRows(TrivialRegisterPassable):
-    """Rows of x[M, K] as int8."""
-
-    var values: ReadPtr[DType.int8]
-    """[M, K]."""
-    var scales: ReadPtr[DType.float32]
-    """[M, groups, 2]: what a unit stands for, and the sum of the group in those units times that."""
-    var columns: Int
-    var groups: Int
-
-    @always_inline
-    def row(self, m: Int) -> Self:
-        """From row m on."""
-        return {
-            self.values.unsafe_offset(m * self.columns),
-            self.scales.unsafe_offset(2 * m * self.groups),
-            self.columns,
-            self.groups,
-        }
-
-
-def quantize_row(
-    values: WritePtr[DType.int8], scales: WritePtr[DType.float32], x: ReadPtr[DType.float32], groups: Int, group: Int
-):
-    """Rounds a row to 127 steps of each sign, in groups of columns that share a scale.
-
-    Args:
-        values: [groups * group], written.
-        scales: [groups, 2], written; see `QuantizedRows`.
-        x: [groups * group].
-        groups: Groups in a row.
-        group: Columns in a group, a multiple of 16.
-    """
-    comptime width = 16
-    for g in range(groups):
-        var here = x.unsafe_offset(g * group)
-        var most = SIMD[DType.float32, width](0)
-        for i in range(0, group, width):
-            most = max(most, abs(here.unsafe_load[width=width](i)))
-        var largest = most.reduce_max()
-        var inverse = Float32(127) / largest if largest > 0 else Float32(0)
-        var sums = SIMD[DType.int32, width](0)
-        for i in range(0, group, width):
-            var steps = round(here.unsafe_load[width=width](i) * inverse).cast[DType.int32]()
-            sums += steps
-            values.unsafe_store(g * group + i, steps.cast[DType.int8]())
-        var unit = largest / 127
-        scales[unsafe_offset=2 * g] = unit
-        scales[unsafe_offset=2 * g + 1] = unit * sums.reduce_add().cast[DType.float32]()
 
 
 @always_inline
@@ -229,9 +139,12 @@ def quantized_panel[
     comptime step_bytes = QUADS
     var steps = w.groups * w.group * bits // 32
     var first = panel * PANEL
-    # The first rows bring the weights into the cache, the others find them there.
     var m = 0
-    var tile = 0
+    comptime if has_tiles[isa]():
+        if first + PANEL <= w.rows:
+            m = quantized_panel_by_amx(y, y_stride, x, m_size, w, panel, next.start)
+    # The first rows bring the weights into the cache, the others find them there.
+    var tile = m // 4
     while m < m_size:
         comptime for rows in [4, 2, 1]:
             comptime if rows <= tile_rows[isa]():

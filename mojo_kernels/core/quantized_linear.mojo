@@ -5,7 +5,8 @@ from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 
 from .packed import PANEL
-from .quantized import QUADS, QuantizedMatrix, QuantizedRows, quantize_row, quantized_linear
+from .quantized import quantized_linear
+from .quantized_rows import QUADS, QuantizedMatrix, QuantizedRows, quantize_row
 from ..utils.parallel import parallel_ranges
 from ..utils.types import ReadPtr, require_cpu, untracked
 

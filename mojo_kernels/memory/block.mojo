@@ -18,8 +18,10 @@ struct Block[cache_type: DType, head_dim: Int]:
     """
 
     var kv: PagedKVCache[Self.cache_type]
+    var count: Int
+    """Positions that the block has."""
     var panels: Int
-    """Panels that the block has."""
+    """Panels that they fill."""
     var head_stride: Int
     var keys: Array[ReadPtr[Self.cache_type], PANELS]
     """Of each panel."""
@@ -35,6 +37,7 @@ struct Block[cache_type: DType, head_dim: Int]:
 
     def __init__(out self, kv: PagedKVCache[Self.cache_type]):
         self.kv = kv
+        self.count = 0
         self.panels = 0
         self.head_stride = kv.head_stride
         self.keys = {uninitialized = True}
@@ -56,10 +59,10 @@ struct Block[cache_type: DType, head_dim: Int]:
             end: The first position that is not read, in this block or a later one.
         """
         var table = batch.page_table.unsafe_offset(request * batch.pages_per_request)
-        var count = min(BLOCK, end - start)
-        self.panels = ceildiv(count, PANEL)
+        self.count = min(BLOCK, end - start)
+        self.panels = ceildiv(self.count, PANEL)
         if not self.kv.in_panels():
-            self.copy_panels(table, head, start, count)
+            self.copy_panels(table, head, start)
             return
         for panel in range(self.panels):
             var position = start + panel * PANEL
@@ -70,7 +73,7 @@ struct Block[cache_type: DType, head_dim: Int]:
             comptime if Self.cache_type == DType.int8:
                 self.scales[panel] = self.kv.scales(page, head).unsafe_offset(slot)
 
-    def copy_panels(mut self, table: ReadPtr[DType.int32], head: Int, start: Int, count: Int):
+    def copy_panels(mut self, table: ReadPtr[DType.int32], head: Int, start: Int):
         """Copies plain rows into panels."""
         var keys = untracked(self.copies.unsafe_ptr())
         var values = keys.unsafe_offset(BLOCK * Self.head_dim)
@@ -79,7 +82,7 @@ struct Block[cache_type: DType, head_dim: Int]:
             self.keys[panel] = keys.unsafe_offset(panel * PANEL * Self.head_dim)
             self.values[panel] = values.unsafe_offset(panel * PANEL * Self.head_dim)
             self.scales[panel] = scales.unsafe_offset(panel * PANEL)
-        for i in range(count):
+        for i in range(self.count):
             var page = Int(table[unsafe_offset=(start + i) // self.kv.page_size])
             var slot = (start + i) % self.kv.page_size
             var key = self.kv.keys(page, head).unsafe_offset(slot * Self.head_dim)
@@ -88,7 +91,7 @@ struct Block[cache_type: DType, head_dim: Int]:
             for d in range(0, Self.head_dim, PANEL):
                 put_key(keys.unsafe_offset(panel), i % PANEL, d, key.unsafe_load[width=PANEL](d))
                 var v = value.unsafe_load[width=PANEL](d)
-                put_value(values.unsafe_offset(panel), i % PANEL, Self.head_dim, d, v, i == count - 1)
+                put_value(values.unsafe_offset(panel), i % PANEL, Self.head_dim, d, v, i == self.count - 1)
             comptime if Self.cache_type == DType.int8:
                 var scale = self.kv.scales(page, head).unsafe_offset(slot)
                 scales[unsafe_offset=i] = scale[]

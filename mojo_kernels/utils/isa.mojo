@@ -3,6 +3,7 @@
 Who builds a graph names one, by what the CPU says of itself. The compiler knows neither AVX512-BF16 nor VNNI of the
 CPUs it compiles for, so what needs those is written as assembly.
 
+    amx          tiles of bfloat16 pairs and of int8 quads, see `tiles.mojo`; beside them all that follows
     avx512_bf16  pairs of bfloat16 (vdpbf16ps), and quads of int8
     avx512_vnni  quads of int8 (vpdpbusd)
     avx512, avx2 float32; int8 by way of int16
@@ -16,7 +17,7 @@ from std.sys import inlined_assembly, llvm_intrinsic
 
 def lanes[isa: StaticString]() -> Int:
     """Float32 numbers in a vector."""
-    comptime if isa.startswith("avx512"):
+    comptime if isa.startswith("avx512") or isa == "amx":
         return 16
     elif isa == "avx2":
         return 8
@@ -29,9 +30,14 @@ def registers[isa: StaticString]() -> Int:
     return 16 if isa == "avx2" else 32
 
 
+def has_tiles[isa: StaticString]() -> Bool:
+    """Whether there are tiles."""
+    return isa == "amx"
+
+
 def has_pairs[isa: StaticString]() -> Bool:
     """Whether pairs of bfloat16 are multiplied at once."""
-    return isa == "avx512_bf16"
+    return has_tiles[isa]() or isa == "avx512_bf16"
 
 
 def has_quads[isa: StaticString]() -> Bool:

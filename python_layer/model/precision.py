@@ -10,6 +10,8 @@ MATRIX_DTYPES = ("float32", "bfloat16", "float16")
 CACHE_DTYPES = ("float32", "bfloat16", "int8")
 GPU_DTYPES = ("auto", "bfloat16")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
+TILE_COLUMNS = 32
+"""Of a matrix in one of AMX's tiles."""
 
 
 @dataclass(frozen=True)
@@ -58,22 +60,29 @@ def refuse_on_gpu(precision: Precision) -> None:
             raise ConfigError(f"{name} is {value!r}; on a GPU it is bfloat16, so supported are {', '.join(GPU_DTYPES)}")
 
 
-def resolve_isa(cpu_isa: str) -> str:
+def resolve_isa(cpu_isa: str, config: Qwen3Config) -> str:
     """The instruction set of the linear layers.
 
     Args:
-        cpu_isa: One of :data:`~python_layer.utils.cpu.ISAS`, or "auto": the fastest that this CPU has.
+        cpu_isa: One of :data:`~python_layer.utils.cpu.ISAS`, or "auto": the fastest that this CPU and the model allow.
+        config: The model.
 
     Raises:
-        ConfigError: Another value, or one that this CPU lacks.
+        ConfigError: Another value, or one that this CPU or the model does not allow.
     """
     supported = supported_isas()
-    if cpu_isa == "auto":
-        return supported[0]
-    if cpu_isa not in supported:
+    if cpu_isa not in ("auto", *supported):
         why = "this CPU lacks it" if cpu_isa in ISAS else "there is no such instruction set"
         raise ConfigError(f"cpu_isa is {cpu_isa!r}, but {why}; it has {', '.join(supported)}")
-    return cpu_isa
+    columns = (config.hidden_size, config.q_size, config.intermediate_size)
+    if any(size % TILE_COLUMNS for size in columns):
+        if cpu_isa == "amx":
+            raise ConfigError(
+                f"cpu_isa is 'amx', whose tiles have {TILE_COLUMNS} columns, but the model's matrices have "
+                f"{', '.join(map(str, columns))}; take auto or {supported[1]}"
+            )
+        supported = [isa for isa in supported if isa != "amx"]
+    return supported[0] if cpu_isa == "auto" else cpu_isa
 
 
 def resolve_compute_dtype(compute_dtype: str, dtype: str, isa: str) -> str:
@@ -94,5 +103,5 @@ def resolve_compute_dtype(compute_dtype: str, dtype: str, isa: str) -> str:
     if compute_dtype == "bfloat16" and dtype != "bfloat16":
         raise ConfigError(f"compute_dtype bfloat16 needs bfloat16 matrices, but they are {dtype}; see --dtype")
     if compute_dtype == "bfloat16" and not multiplies_bfloat16(isa):
-        raise ConfigError(f"compute_dtype bfloat16 needs AVX512-BF16, not the CPU path {isa}; take float32")
+        raise ConfigError(f"compute_dtype bfloat16 needs AMX or AVX512-BF16, not the CPU path {isa}; take float32")
     return compute_dtype

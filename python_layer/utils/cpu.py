@@ -1,5 +1,6 @@
 """What the CPU of this machine can do."""
 
+import ctypes
 import platform
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ def cpu_fingerprint() -> str:
 
 
 ISAS = {
+    "amx": {"amx_tile", "amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512bw"},
     "avx512_bf16": {"avx512_bf16", "avx512_vnni", "avx512bw"},
     "avx512_vnni": {"avx512_vnni", "avx512bw"},
     "avx512": {"avx512f", "avx512bw"},
@@ -37,13 +39,28 @@ ISAS = {
 """
 
 
-def supported_isas() -> list[str]:
-    """Those of :data:`ISAS` that this CPU has, the fastest first."""
+ARCH_PRCTL, REQUEST_STATE, TILES = 158, 0x1023, 18
+"""Linux's system call, on x86-64, by which a process asks for the right to AMX's tiles."""
+
+
+def cpu_flags() -> set[str]:
+    """The names of what this CPU has, as Linux calls them."""
     description = cpu_description()
-    flags = set(f"{description.get('flags', '')} {description.get('Features', '')}".split())
-    return [name for name, needed in ISAS.items() if needed <= flags]
+    return set(f"{description.get('flags', '')} {description.get('Features', '')}".split())
+
+
+@lru_cache(maxsize=1)
+def may_use_tiles() -> bool:
+    """Asks Linux for the right to use AMX's tiles in all threads of this process; whether it was given."""
+    return bool(ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST_STATE, TILES) == 0)
+
+
+def supported_isas() -> list[str]:
+    """Those of :data:`ISAS` that this process can use, the fastest first."""
+    flags = cpu_flags()
+    return [name for name, needed in ISAS.items() if needed <= flags and (name != "amx" or may_use_tiles())]
 
 
 def multiplies_bfloat16(isa: str) -> bool:
     """Whether an instruction set has products of bfloat16 pairs."""
-    return isa == "avx512_bf16"
+    return isa in ("amx", "avx512_bf16")

@@ -11,7 +11,9 @@ import pytest
 
 from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.qwen3_model import Qwen3Model
+from python_layer.utils.cpu import supported_isas
 from python_layer.utils.errors import ConfigError
+from tests.amx.emulator import emulate_amx
 from tests.golden.cases import GOLDEN, golden_folders, golden_prompts
 
 FOLDERS = golden_folders(GOLDEN) + golden_folders(Path(os.environ.get("GOLDEN_DIR", GOLDEN / "none")))
@@ -69,6 +71,18 @@ def test_logits_of_int8_matrices() -> None:
         actual.append(logits)
         expected.append(golden.logits)
     assert relative_error(np.concatenate(actual), np.concatenate(expected)) < 0.05
+
+
+def test_logits_by_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, and the same bits in chunks and whole; where the CPU has no AMX it is emulated."""
+    emulate_amx()
+    monkeypatch.setattr("python_layer.model.precision.supported_isas", lambda: ["amx", *supported_isas()])
+    model = Qwen3Model.from_pretrained(GOLDEN / "tied", dtype="bfloat16", compute_dtype="auto")
+    assert (model.isa, model.compute_dtype) == ("amx", "bfloat16")
+    for golden in golden_prompts(GOLDEN / "tied"):
+        logits = stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=512)
+        np.testing.assert_array_equal(stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=23), logits)
+        assert all(relative_error(*pair) < 2e-2 for pair in zip(logits, golden.logits, strict=True))
 
 
 def test_logits_with_an_int8_cache() -> None:

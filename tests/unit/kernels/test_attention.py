@@ -9,6 +9,7 @@ from max.dtype import DType
 from max.graph import ops
 
 from python_layer.utils.cpu import multiplies_bfloat16, supported_isas
+from tests.amx.emulator import emulate_amx
 from tests.unit.kernels import reference
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, cache_type, from_bfloat16, tensor, to_dtype
 
@@ -27,12 +28,14 @@ class Types:
         queries: Type of the queries.
         tolerance: Largest difference to the reference with the cache's own numbers.
         rounding: Relative error of whole outputs, to the reference with the numbers before they were rounded.
+        amx: Whether AMX multiplies.
     """
 
     cache: DType
     queries: DType
     tolerance: float
     rounding: float
+    amx: bool = False
 
     @property
     def pair(self) -> int:
@@ -44,6 +47,7 @@ TYPES = {
     "float32": Types(FLOAT, FLOAT, 2e-5, 1e-5),
     "bfloat16": Types(BF16, FLOAT, 2e-5, 3e-3),
     "bfloat16 products": Types(BF16, BF16, 2e-2, 5e-3),
+    "amx": Types(BF16, BF16, 2e-2, 5e-3, amx=True),
     "int8": Types(INT8, FLOAT, 1e-3, 1e-2),
 }
 
@@ -53,6 +57,8 @@ def types(request: pytest.FixtureRequest) -> Types:
     chosen = TYPES[request.param]
     if chosen.queries == BF16 and not multiplies_bfloat16(supported_isas()[0]):
         pytest.skip("the CPU lacks AVX512-BF16")
+    if chosen.amx:
+        emulate_amx()
     return chosen
 
 
@@ -74,7 +80,7 @@ def run(types: Types) -> OpRunner:
             [cache, qkv, q_gamma, k_gamma, rope, positions, offsets, table, layer, eps],
             [tensor(types.queries, *like_q.shape)],
         )[0]
-        either = {"head_dim": 0}
+        either = {"head_dim": 0, "amx": types.amx}
         attended = ops.inplace_custom("mili.paged_attention", DEVICE, [cache, q, *batch], out, either)[0]
         return [ops.cast(q, FLOAT), attended]
 

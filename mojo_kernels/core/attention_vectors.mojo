@@ -1,0 +1,139 @@
+"""A block of attention in vector registers; see `attention_tile.mojo` and `products.mojo`."""
+
+from std.math import ceildiv, fma
+
+from ..memory.block import BLOCK, PANELS
+from ..memory.kv_cache import PANEL
+from ..utils.types import ReadPtr, untracked
+from .attention_tile import Tile
+from .products import LANES, ONE_PASS, ROWS, VECTORS, Vector16, add_products, sum_type
+
+
+def add_block_by_vectors[
+    cache_type: DType, query_type: DType, head_dim: Int, //
+](mut tile: Tile[cache_type, query_type, head_dim], index: Int):
+    """Computes a block, and merges it with what was added to the tile before; blocks come in order."""
+    var start = index * BLOCK
+    var first = tile.find(index)
+    var panels = tile.block.panels
+    for panel in range(0, panels, VECTORS):
+        for head in range(tile.heads):
+            score_rows(tile, head, first, panel, start)
+    for head in range(tile.heads):
+        for row in range(first, tile.rows):
+            tile.weigh(head, row, min(BLOCK, tile.limit[row] - start))
+    # Several heads take turns sooner, so that what lies together in pages is read together.
+    var step = PANELS if tile.heads == 1 else VECTORS
+    for panel in range(0, panels, step):
+        for head in range(tile.heads):
+            add_value_rows(tile, head, first, panel, min(panel + step, panels), start)
+
+
+@always_inline
+def score_rows(mut tile: Tile[...], head: Int, first: Int, panel: Int, start: Int):
+    """Scores of a head's rows from `first` on over some panels, as many at a time as registers allow."""
+    var row = first
+    while row < tile.rows:
+        comptime for rows in [ROWS, 2, 1]:
+            if tile.rows - row >= rows:
+                if tile.limit[row + rows - 1] > start + panel * PANEL:
+                    score[rows](tile, head, row, panel)
+                row += rows
+                break
+
+
+@always_inline
+def add_value_rows(mut tile: Tile[...], head: Int, first: Int, begin: Int, end: Int, start: Int):
+    """Adds the values of some panels to a head's rows from `first` on, likewise."""
+    comptime width = type_of(tile).width
+    var row = first
+    while row < tile.rows:
+        comptime for rows in [ROWS, 2, 1]:
+            if tile.rows - row >= rows:
+                comptime vectors = min(width, VECTORS if rows > 2 else ONE_PASS)
+                var visible = tile.limit[row + rows - 1] - start
+                for column in range(0, width, vectors):
+                    add_values[rows, vectors](tile, head, row, column, begin, end, visible)
+                row += rows
+                break
+
+
+@always_inline
+def score[
+    cache_type: DType, query_type: DType, head_dim: Int, //, rows: Int
+](mut tile: Tile[cache_type, query_type, head_dim], head: Int, row: Int, panel: Int):
+    """Computes the scores of `rows` rows over VECTORS panels."""
+    comptime pair = type_of(tile).pair
+    comptime operand = type_of(tile).operand
+    var first = head * tile.rows + row
+    var acc = Array[SIMD[sum_type[cache_type](), LANES], rows * VECTORS](fill=0)
+    var keys = Array[ReadPtr[cache_type], VECTORS](fill=tile.block.keys[panel])
+    comptime for v in range(VECTORS):
+        # Where the block has no panel, any stands in: what it gives is masked.
+        var source = tile.block.keys[min(panel + v, tile.block.panels - 1)]
+        keys[v] = source.unsafe_offset(head * tile.block.head_stride)
+    var q = untracked(tile.queries.unsafe_ptr().unsafe_bitcast[Scalar[operand]]())
+    add_products[rows, VECTORS](
+        acc, q.unsafe_offset(first * head_dim), head_dim, keys, LANES * pair, head_dim // pair
+    )
+    var scores = untracked(tile.scores.unsafe_ptr().unsafe_bitcast[Float32]())
+    comptime for r in range(rows):
+        comptime for v in range(VECTORS):
+            var s = acc[r * VECTORS + v].cast[DType.float32]() * tile.query_scale[first + r]
+            comptime if cache_type == DType.int8:
+                s *= tile.block.key_scales(min(panel + v, tile.block.panels - 1), head)
+            scores.unsafe_store((first + r) * BLOCK + (panel + v) * PANEL, s)
+
+
+@always_inline
+def add_values[
+    cache_type: DType, query_type: DType, head_dim: Int, //, rows: Int, vectors: Int
+](
+    mut tile: Tile[cache_type, query_type, head_dim],
+    head: Int,
+    row: Int,
+    column: Int,
+    begin: Int,
+    end: Int,
+    visible: Int,
+):
+    """Adds the weighted values of panels `begin` to `end` for `rows` rows, that see `visible` of the block.
+
+    The block's last panels are followed by its merger with the totals. Only `vectors` vectors of the values are added,
+    from vector `column` on.
+    """
+    comptime pair = type_of(tile).pair
+    comptime operand = type_of(tile).operand
+    comptime step = LANES * pair
+    var first = head * tile.rows + row
+    var x = untracked(tile.weights.unsafe_ptr().unsafe_bitcast[Scalar[operand]]())
+    var sums = untracked(tile.sums.unsafe_ptr().unsafe_bitcast[Scalar[sum_type[cache_type]()]]())
+    var total = untracked(tile.total.unsafe_ptr().unsafe_bitcast[Float32]())
+    var place = first * head_dim + column * LANES
+    var acc = Array[SIMD[sum_type[cache_type](), LANES], rows * vectors](fill=0)
+    if begin > 0:
+        comptime for r in range(rows):
+            comptime for v in range(vectors):
+                acc[r * vectors + v] = sums.unsafe_load[width=LANES](place + r * head_dim + v * LANES)
+    for panel in range(begin, min(end, ceildiv(visible, PANEL))):
+        var source = tile.block.values[panel].unsafe_offset(head * tile.block.head_stride + column * step)
+        var values = Array[ReadPtr[cache_type], vectors](fill=source)
+        comptime for v in range(vectors):
+            values[v] = source.unsafe_offset(v * step)
+        add_products[rows, vectors](
+            acc,
+            x.unsafe_offset(first * BLOCK + panel * PANEL),
+            BLOCK,
+            values,
+            head_dim * pair,
+            min(PANEL // pair, ceildiv(visible - panel * PANEL, pair)),
+        )
+    comptime for r in range(rows):
+        comptime for v in range(vectors):
+            var at = place + r * head_dim + v * LANES
+            if end < tile.block.panels:
+                sums.unsafe_store(at, acc[r * vectors + v])
+            else:
+                var values = acc[r * vectors + v].cast[DType.float32]() * tile.weight_scale[first + r]
+                var decayed = total.unsafe_load[width=LANES](at) * tile.decay[first + r]
+                total.unsafe_store(at, fma(values, Vector16(tile.gain[first + r]), decayed))

@@ -1,0 +1,1 @@
+"""An emulator of Intel AMX, for tests."""

@@ -1,0 +1,50 @@
+"""Which instruction set and which types a model gets."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from python_layer.model import precision
+from python_layer.model.config import Qwen3Config
+from python_layer.model.loading import DEFAULT_MODEL
+from python_layer.utils import cpu
+from python_layer.utils.errors import ConfigError
+
+AMX = {"amx_tile", "amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512bw", "avx512f"}
+
+
+@pytest.fixture
+def config() -> Qwen3Config:
+    return Qwen3Config.from_pretrained(Path(DEFAULT_MODEL))
+
+
+def test_amx_needs_the_cpu_and_the_operating_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: AMX)
+    for allowed in (True, False):
+        monkeypatch.setattr(cpu, "may_use_tiles", lambda allowed=allowed: allowed)
+        assert cpu.supported_isas() == ["amx"] * allowed + ["avx512_bf16", "avx512_vnni", "avx512", "portable"]
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: AMX - {"amx_bf16"})
+    monkeypatch.setattr(cpu, "may_use_tiles", lambda: pytest.fail("asked for what the CPU lacks"))
+    assert cpu.supported_isas()[0] == "avx512_bf16"
+
+
+def test_the_fastest_that_cpu_and_model_allow(monkeypatch: pytest.MonkeyPatch, config: Qwen3Config) -> None:
+    monkeypatch.setattr(precision, "supported_isas", lambda: ["amx", "avx512_bf16", "portable"])
+    assert precision.resolve_isa("auto", config) == "amx"
+    assert precision.resolve_isa("portable", config) == "portable"
+    assert precision.resolve_compute_dtype("auto", "bfloat16", "amx") == "bfloat16"
+    odd = replace(config, intermediate_size=200)
+    assert precision.resolve_isa("auto", odd) == "avx512_bf16"
+    with pytest.raises(ConfigError, match=r"tiles have 32 columns, .* have 256, 256, 200; take auto or avx512_bf16"):
+        precision.resolve_isa("amx", odd)
+
+
+def test_what_a_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch, config: Qwen3Config) -> None:
+    monkeypatch.setattr(precision, "supported_isas", lambda: ["avx2", "portable"])
+    with pytest.raises(ConfigError, match="'amx', but this CPU lacks it; it has avx2, portable"):
+        precision.resolve_isa("amx", config)
+    with pytest.raises(ConfigError, match="'sse9', but there is no such instruction set"):
+        precision.resolve_isa("sse9", config)
+    with pytest.raises(ConfigError, match="needs AMX or AVX512-BF16, not the CPU path avx2"):
+        precision.resolve_compute_dtype("bfloat16", "bfloat16", "avx2")
