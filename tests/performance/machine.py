@@ -14,13 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class MachineLimits:
-    """Measured on all cores; AMX is not among it.
+    """Measured on all cores.
 
     Attributes:
         bandwidth: Bytes read from memory per second.
         flops: float32 operations per second of vector FMAs.
-        bf16_flops: Operations per second of AVX512-BF16's products; 0 where the CPU lacks them.
-        int8_ops: Likewise of VNNI's products of 8-bit integers.
+        bf16_flops: Likewise of products of bfloat16, by AMX or else AVX512-BF16; 0 where the CPU lacks both.
+        int8_ops: Likewise of products of 8-bit integers, by AMX or else VNNI.
         fork_join_us: Microseconds to hand every thread of the pool an empty task and to wait for all.
         threads: Of the pool, one per core that the process may run on.
     """
@@ -33,7 +33,7 @@ class MachineLimits:
     threads: int
 
     def rate(self, dtype: str) -> float:
-        """Operations per second of vector units on products of a type; the next wider one where the CPU lacks it."""
+        """Operations per second on products of a type; the next wider one where the CPU lacks it."""
         bfloat16 = self.bf16_flops or self.flops
         return {"float32": self.flops, "bfloat16": bfloat16, "int8": self.int8_ops or bfloat16}[dtype]
 

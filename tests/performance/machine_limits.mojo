@@ -1,7 +1,7 @@
-"""What the CPU can do at most with the vector units of all cores, as one JSON object.
+"""What all cores of the CPU can do at most, as one JSON object.
 
 bandwidth: bytes read from memory per second, in huge pages. flops: operations per second of float32 FMAs; bf16_flops
-and int8_ops: of vdpbf16ps and vpdpbusd, 0 where the CPU lacks them. fork_join_us: handing an empty task to each thread
+and int8_ops: of AMX, or else of vdpbf16ps and vpdpbusd, or 0 where the CPU lacks them. fork_join_us: handing an empty task to each thread
 of the pool and waiting for all. threads: of the pool, one per core that the process may run on.
 """
 
@@ -15,6 +15,7 @@ from std.time import perf_counter_ns
 from max.algorithm import sync_parallelize
 
 from mojo_kernels.utils.simd import WIDTH, Vector
+from mojo_kernels.utils.tiles import add_bfloat16, add_int8, configure_tiles, release_tiles
 
 comptime BYTES = 1 << 30
 comptime HUGE_PAGE = 1 << 21
@@ -23,6 +24,9 @@ comptime LINE = 16
 comptime READ_AHEAD = PrefetchOptions().for_read().high_locality().to_data_cache()
 comptime REPEATS = 9
 comptime PRODUCTS = 20_000_000
+comptime TILE_PRODUCTS = 1_000_000
+comptime TILE_OPERATIONS = 2 * 16 * 16 * 64
+"""Of a product of full tiles of bytes; of bfloat16 half as many."""
 comptime FORKS = 200
 
 
@@ -106,6 +110,33 @@ def product_rate[instruction: StaticString, operations: Int](threads: Int) raise
     return median(rates^)
 
 
+def may_use_tiles() -> Bool:
+    """Asks Linux for the right to use AMX's tiles, of all threads; whether it was given."""
+    return external_call["syscall", Int](Int(158), Int(0x1023), Int(18)) == 0
+
+
+def tile_rate[int8: Bool](threads: Int) -> Float64:
+    """Operations per second of AMX's products of full tiles of zeros."""
+
+    def work(t: Int) {}:
+        configure_tiles(16, 16)
+        for _ in range(TILE_PRODUCTS // 4):
+            comptime for c in range(4):
+                comptime if int8:
+                    add_int8[c, 4 + c // 2, 6 + c % 2]()
+                else:
+                    add_bfloat16[c, 4 + c // 2, 6 + c % 2]()
+        release_tiles()
+
+    var rates = List[Float64]()
+    for _ in range(REPEATS):
+        var start = perf_counter_ns()
+        sync_parallelize(work, threads)
+        var seconds = Float64(perf_counter_ns() - start) / 1e9
+        rates.append(Float64(threads * TILE_PRODUCTS * TILE_OPERATIONS // (1 if int8 else 2)) / seconds)
+    return median(rates^)
+
+
 def fork_join_us(threads: Int) -> Float64:
     """Microseconds to hand an empty task to each thread and to wait for all."""
 
@@ -133,6 +164,9 @@ def main() raises:
             bf16 = product_rate["vdpbf16ps", 4](threads)
         if "avx512_vnni" in features:
             int8 = product_rate["vpdpbusd", 8](threads)
+        if "amx_bf16" in features and "amx_int8" in features and may_use_tiles():
+            bf16 = tile_rate[int8=False](threads)
+            int8 = tile_rate[int8=True](threads)
     print(
         t'{{"bandwidth": {bandwidth}, "flops": {product_rate["", 2](threads)}, "bf16_flops": {bf16}, "int8_ops": {int8}, '
         t'"fork_join_us": {fork_join_us(threads)}, "threads": {threads}}}'
