@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +52,12 @@ class LoadTimes:
     compile_s: float
     compile_cached: bool
     total_s: float
+
+
+def read_tokenizer(path: Path) -> QwenTokenizer | None:
+    """The tokenizer in a checkpoint's folder or GGUF file; None where there is none."""
+    has = gguf_has_tokenizer if path.is_file() else has_tokenizer
+    return QwenTokenizer.from_pretrained(path) if has(path) else None
 
 
 class Qwen3Model:
@@ -123,9 +128,12 @@ class Qwen3Model:
             else CompiledFolder(compiled, self.device)
         )
         self._graphs = cache
-        with ThreadPoolExecutor(1) as pool:  # compiling a graph keeps one core busy
-            sampler = pool.submit(Sampler, cache, self.device)
-            executable, cached = cache.get(graph)
+        # Compiling a graph keeps one core busy, and so does reading a tokenizer.
+        others = ThreadPoolExecutor(2)
+        sampler = others.submit(Sampler, cache, self.device)
+        self._tokenizer = others.submit(read_tokenizer, self.folder)
+        others.shutdown(wait=False)
+        executable, cached = cache.get(graph)
         self.sampler = sampler.result()
         compiled_at = time.perf_counter()
         self._weights = weight_loader.load(specs, self.dtype, unused=unused)
@@ -167,15 +175,14 @@ class Qwen3Model:
         """The type of the matrices, such as bfloat16, int8 or float8_e4m3."""
         return describe(self.formats, self.dtype, self.float8)
 
-    @cached_property
+    @property
     def tokenizer(self) -> QwenTokenizer | None:
         """The checkpoint's tokenizer; None where there is none.
 
         Raises:
             TokenizerError: Its files are damaged or not supported.
         """
-        has = gguf_has_tokenizer if self.folder.is_file() else has_tokenizer
-        return QwenTokenizer.from_pretrained(self.folder) if has(self.folder) else None
+        return self._tokenizer.result()
 
     def allocate_cache(self, pages: int) -> Buffer:
         """A KV cache of so many pages on the model's device.

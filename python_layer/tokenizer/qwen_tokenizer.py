@@ -29,7 +29,7 @@ class QwenTokenizer:
         self.added_ids = frozenset(self._added.values())
         self.special_ids = frozenset(token.id for token in data.added_tokens if token.special)
         spelled = _spell(data.vocab)
-        self._bytes = {data.vocab[token]: spelling for token, spelling in spelled.items()}
+        self._bytes = dict(zip(data.vocab.values(), spelled.values(), strict=True))
         self._bytes |= {token.id: token.content.encode() for token in data.added_tokens}
         ranks, self._id_of_rank = _ranks(data, spelled)
         self._bpe = tiktoken.Encoding("qwen", pat_str=data.pattern, mergeable_ranks=ranks, special_tokens={})
@@ -129,11 +129,12 @@ def byte_characters() -> dict[int, str]:
 
 def _spell(vocab: Mapping[str, int]) -> dict[str, bytes]:
     """The bytes of every token of a vocabulary that is written in byte-level characters."""
-    to_byte = {character: byte for byte, character in byte_characters().items()}
-    try:
-        return {token: bytes([to_byte[character] for character in token]) for token in vocab}
-    except KeyError as error:
-        raise TokenizerError(f"the vocabulary holds {error.args[0]!r}, which stands for no byte") from None
+    to_byte = {ord(character): byte for byte, character in byte_characters().items()}
+    strangers = set().union(*vocab) - set(map(chr, to_byte))
+    if strangers:
+        raise TokenizerError(f"the vocabulary holds {min(strangers)!r}, which stands for no byte")
+    # Characters below 256 are bytes in Latin-1.
+    return {token: token.translate(to_byte).encode("latin-1") for token in vocab}
 
 
 def _ranks(data: TokenizerData, spelled: Mapping[str, bytes]) -> tuple[dict[bytes, int], list[int]]:
@@ -142,9 +143,11 @@ def _ranks(data: TokenizerData, spelled: Mapping[str, bytes]) -> tuple[dict[byte
     tiktoken merges the pair whose result has the lowest rank, so a merge's rank stands for its place in the
     list. A vocabulary entry that no merge makes can't be met in a text and has no rank.
     """
-    tokens = [*byte_characters().values(), *(left + right for left, right in data.merges)]
-    missing = next((token for token in tokens if token not in spelled), None)
-    if missing is not None:
-        raise TokenizerError(f"the vocabulary lacks {missing!r}, which is a byte or the result of a merge")
-    unique = list(dict.fromkeys(tokens))
-    return {spelled[token]: rank for rank, token in enumerate(unique)}, [data.vocab[token] for token in unique]
+    tokens = dict.fromkeys([*byte_characters().values(), *map("".join, data.merges)])
+    try:
+        spellings = list(map(spelled.__getitem__, tokens))
+    except KeyError as error:
+        raise TokenizerError(
+            f"the vocabulary lacks {error.args[0]!r}, which is a byte or the result of a merge"
+        ) from None
+    return dict(zip(spellings, range(len(spellings)), strict=True)), list(map(data.vocab.__getitem__, tokens))

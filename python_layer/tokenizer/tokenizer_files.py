@@ -141,7 +141,7 @@ def _merges(raw: Any, file: Path) -> list[tuple[str, str]]:
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in raw] if isinstance(raw, list) else None
     if pairs is None or any(not isinstance(pair, list) or len(pair) != 2 for pair in pairs):
         raise TokenizerError(f"{file} has merges that are not pairs of tokens")
-    return [(left, right) for left, right in pairs]
+    return list(map(tuple, pairs))
 
 
 def _added_tokens_of(folder: Path) -> list[AddedToken]:
