@@ -238,17 +238,21 @@ def on_signal(signal: Int32, info: Int, context: Int) abi("C"):
     registers[unsafe_offset=RIP] += size
 
 
+def emulate_amx() -> Bool:
+    """From now on this process does AMX's instructions itself; whether that can be."""
+    # Private memory at a fixed place, refused where that is taken.
+    var got = external_call["mmap", Int](STATE, Int(THREADS * THREAD_BYTES), Int32(3), Int32(0x10_0022), Int32(-1), 0)
+    var handler = on_signal
+    var action = Array[Int, 19](fill=0)  # a struct sigaction of glibc: handler, 128 bytes of mask, flags
+    action[0] = Pointer(to=handler).unsafe_bitcast[Int]()[]
+    action[17] = SA_SIGINFO
+    return got == STATE and external_call["sigaction", Int32](SIGILL, action.unsafe_ptr(), Int(0)) == 0
+
+
 @extensibility.register("tests.emulate_amx")
 struct EmulateAmx:
-    """From now on this process does AMX's instructions itself: `result[1]` is 0, or -1 where that can't be."""
+    """See `emulate_amx`: `result[1]` is whether that can be."""
 
     @staticmethod
     def execute(result: OutputTensor[dtype=DType.int32, rank=1, ...]) raises:
-        # Private memory at a fixed place, refused where that is taken.
-        var got = external_call["mmap", Int](STATE, Int(THREADS * THREAD_BYTES), Int32(3), Int32(0x10_0022), Int32(-1), 0)
-        var handler = on_signal
-        var action = Array[Int, 19](fill=0)  # a struct sigaction of glibc: handler, 128 bytes of mask, flags
-        action[0] = Pointer(to=handler).unsafe_bitcast[Int]()[]
-        action[17] = SA_SIGINFO
-        var done = external_call["sigaction", Int32](SIGILL, action.unsafe_ptr(), Int(0))
-        result.unsafe_ptr()[unsafe_offset=0] = done if got == STATE else Int32(-1)
+        result.unsafe_ptr()[unsafe_offset=0] = Int32(Int(emulate_amx()))
