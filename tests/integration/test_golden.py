@@ -79,10 +79,10 @@ def test_logits_by_amx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("python_layer.model.precision.supported_isas", lambda: ["amx", *supported_isas()])
     model = Qwen3Model.from_pretrained(GOLDEN / "tied", dtype="bfloat16", compute_dtype="auto")
     assert (model.isa, model.compute_dtype) == ("amx", "bfloat16")
-    for golden in golden_prompts(GOLDEN / "tied"):
-        logits = stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=512)
-        np.testing.assert_array_equal(stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=23), logits)
-        assert all(relative_error(*pair) < 2e-2 for pair in zip(logits, golden.logits, strict=True))
+    longest = max(golden_prompts(GOLDEN / "tied"), key=lambda golden: len(golden.prompt))
+    logits = stepwise_logits(model, longest.prompt, longest.greedy[:-1], chunk=512)
+    np.testing.assert_array_equal(stepwise_logits(model, longest.prompt, longest.greedy[:-1], chunk=23), logits)
+    assert all(relative_error(*pair) < TOLERANCE["bfloat16"] for pair in zip(logits, longest.logits, strict=True))
 
 
 def test_logits_with_an_int8_cache() -> None:
