@@ -8,7 +8,8 @@ from python_layer.model.device import ComputeDevice
 from python_layer.utils.cpu import supported_isas
 from tests.performance.gpu import max_ops, ours
 from tests.performance.gpu.contest import OURS, Case, Contender
-from tests.performance.gpu.place import Op, Place
+from tests.performance.gpu.op import Op
+from tests.performance.gpu.place import Place
 from tests.performance.gpu.sizes import Sizes
 from tests.performance.gpu.torch_ops import BACKENDS, TorchPlace
 from tests.performance.gpu.work import AttentionWork, LinearWork

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from tests.performance.gpu import ours
 from tests.performance.gpu.contest import Contender
-from tests.performance.gpu.place import FLOAT, Op, Place
+from tests.performance.gpu.op import FLOAT, Op
+from tests.performance.gpu.place import Place
 from tests.performance.gpu.work import EPS, AttentionWork, LinearWork
 
 PAGE = 128

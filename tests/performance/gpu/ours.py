@@ -1,7 +1,7 @@
 """MILI's kernels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from python_layer.model.graph_ops import custom_op, float_constant
 from python_layer.model.packing import pack_rows, packed_shape
 from tests.performance.gpu.contest import Contender
 from tests.performance.gpu.numbers import bfloat16_bits, floats, widened
-from tests.performance.gpu.place import FLOAT, Op, Place
+from tests.performance.gpu.op import FLOAT, Op
+from tests.performance.gpu.place import Place
 from tests.performance.gpu.work import EPS, AttentionWork, LinearWork
 
 INT = DType.int32
@@ -197,4 +198,6 @@ def linear(place: Place, op: Op, work: LinearWork) -> Contender:
         scales = np.full((-(-w.shape[0] // 8), -(-w.shape[1] // 128)), 2.0**-9, np.float32)
         return [x, place.array(codes), place.array(scales)]
 
-    return place.contender(op, inputs, (work.rows, work.outputs))
+    contender = place.contender(op, inputs, (work.rows, work.outputs))
+    # Other numbers than the others' make other results.
+    return replace(contender, result=None) if isinstance(op, Linear) and op.float8 else contender

@@ -1,78 +1,23 @@
 """Where MILI's and MAX's ops run: a device, its memory, and the graphs that are compiled for it."""
 
-import hashlib
 import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from max.driver import CPU, Buffer
 from max.dtype import DType
 from max.engine import InferenceSession
-from max.graph import DeviceRef, Graph, Type, Value
 from numpy.typing import NDArray
 
 from python_layer.model.compile_cache import CompiledGraphs
 from python_layer.model.device import ComputeDevice
 from tests.performance.gpu.contest import Contender, bursts
 from tests.performance.gpu.numbers import widened
-from tests.performance.gpu.sizes import Sizes
-
-BF16, FLOAT = DType.bfloat16, DType.float32
-
-
-def _code() -> str:
-    """A digest of the code that builds graphs, for the key of compiled ones."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Op:
-    """A graph that does the same work several times, each time on inputs of its own.
-
-    Attributes:
-        device: Where it runs.
-        sizes: Of the work.
-        architecture: Of a GPU, such as sm_90a; of a CPU, the instruction set of MILI's linear layers.
-        copies: How many times.
-    """
-
-    device: DeviceRef
-    sizes: Sizes
-    architecture: str
-    copies: int = 1
-    code: str = field(default_factory=_code)
-
-    @property
-    def dtype(self) -> DType:
-        """Of what is between two matrices, and of the matrices."""
-        return FLOAT if self.device.is_cpu() else BF16
-
-    def types(self) -> list[Type[Any]]:
-        """Of the inputs of one time."""
-        raise NotImplementedError
-
-    def apply(self, values: Sequence[Value[Any]]) -> Sequence[Value[Any]]:
-        """Does it once; gives what is compared first."""
-        raise NotImplementedError
-
-    def build(self, kernels: Path) -> Graph:
-        """As a :class:`~python_layer.model.compile_cache.GraphRequest`."""
-        types = self.types()
-        with Graph(type(self).__name__, input_types=types * self.copies, custom_extensions=[kernels]) as graph:
-            outputs: list[Value[Any]] = []
-            for first in range(0, len(types) * self.copies, len(types)):
-                outputs += self.apply(graph.inputs[first : first + len(types)])
-            graph.output(*outputs)
-        return graph
+from tests.performance.gpu.op import BF16, Op
 
 
 class Place:

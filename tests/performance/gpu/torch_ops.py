@@ -148,9 +148,7 @@ class TorchPlace:
         def run(q: Any, k: Any, v: Any) -> Any:
             causal = work.tokens > 1  # a decode's token sees all there is
             with sdpa_kernel(chosen):
-                return self.torch.nn.functional.scaled_dot_product_attention(
-                    q, k, v, is_causal=causal, enable_gqa=True
-                )
+                return self.torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
 
         contender = self.contender(inputs, run, 1)
         assert contender.result is not None

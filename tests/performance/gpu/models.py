@@ -1,0 +1,196 @@
+"""Whole models: MILI's engine and its steps alone, beside transformers on the same checkpoint."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from python_layer.inference.build import build_engine
+from python_layer.model.batch import RaggedBatch, RequestRows
+from python_layer.model.config import Qwen3Config
+from python_layer.model.device import ComputeDevice
+from python_layer.model.loading import load_model
+from python_layer.utils.settings import load_settings
+from tests.performance.engine_run import EngineRuns
+from tests.performance.gpu.contest import OURS, Case, Contender, bursts
+from tests.performance.gpu.kernels import COPY, MATMUL
+from tests.performance.gpu.torch_ops import TorchPlace
+from tests.performance.gpu.transformers_model import TransformersModel
+from tests.performance.peers.checkpoint import flops_per_token
+from tests.performance.peers.process import run_watched
+
+STEPS = f"{OURS}, steps alone"
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What is asked of a model.
+
+    Attributes:
+        prompt: Tokens of the prompt whose prefill is measured.
+        batches: Requests that decode at once.
+        context: Tokens of each one's prompt, and of the prompt of the answer that is measured end to end.
+        new: Tokens after it.
+    """
+
+    prompt: int = 2048
+    batches: tuple[int, ...] = (1, 8, 64)
+    context: int = 512
+    new: int = 128
+
+
+class MiliModel:
+    """MILI with a checkpoint, and a cache for the longest case.
+
+    Args:
+        folder: The checkpoint.
+        device: Where it runs.
+        lengths: What will be asked of it.
+    """
+
+    def __init__(self, folder: Path, device: ComputeDevice, lengths: Lengths) -> None:
+        self._rng = np.random.default_rng(0)
+        # A prompt in one step, as many a token as the GPU multiplies best.
+        flags = {"model": str(folder), "device": device.name, "token_budget": lengths.prompt}
+        self._model = load_model(load_settings(flags))
+        layout, self._lengths = self._model.layout, lengths
+        self._each = layout.pages_for(max(lengths.prompt, lengths.context + lengths.new))
+        pages = (max(lengths.batches) + 1) * self._each
+        memory = pages * layout.page_bytes / 2**30
+        self._engine = build_engine(
+            self._model, load_settings({**flags, "kv_cache_memory": memory, "max_running": max(lengths.batches)})
+        )
+        self._runs = EngineRuns(self._engine)
+        self._steps_cache = self._model.allocate_cache(pages)
+        self._spare = pages - 1
+
+    def prompts(self, count: int, length: int) -> list[list[int]]:
+        prompts: list[list[int]] = self._rng.integers(0, self._model.config.vocab_size, (count, length)).tolist()
+        return prompts
+
+    def prefill(self) -> float:
+        return self._runs.generate(self.prompts(1, self._lengths.prompt), 1).first
+
+    def answer(self) -> float:
+        return self._runs.generate(self.prompts(1, self._lengths.context), self._lengths.new).ended
+
+    def decode(self, requests: int) -> float:
+        prompts = self.prompts(requests, self._lengths.context)
+        # While the last prompts are computed, the first requests decode already: they need tokens for as long.
+        extra = -(-requests * self._lengths.context // self._lengths.prompt)
+        return self._runs.generate(prompts, self._lengths.new + extra).per_round
+
+    def prefill_step(self) -> Contender:
+        [prompt] = self.prompts(1, self._lengths.prompt)
+        batch = RaggedBatch.of([RequestRows(prompt, 0, list(range(self._each)))])
+        return Contender(bursts(lambda: self._model.step(batch, self._steps_cache), self._synchronize))
+
+    def decode_step(self, requests: int) -> Contender:
+        first = range(0, requests * self._each, self._each)
+        position = self._lengths.context + self._lengths.new // 2
+        batch = RaggedBatch.of([RequestRows([1], position, list(range(p, p + self._each))) for p in first])
+        if not self._model.device.is_gpu:
+            return Contender(bursts(lambda: self._model.step(batch, self._steps_cache), self._synchronize))
+        captured = self._model.captured_decodes(self._steps_cache, self._spare)
+        return Contender(bursts(lambda: captured.step(batch), self._synchronize))
+
+    def close(self) -> None:
+        self._engine.shutdown()
+
+    def _synchronize(self) -> None:
+        self._model.device.open().synchronize()
+
+
+def cases(name: str, folder: Path, device: ComputeDevice, lengths: Lengths) -> tuple[list[Case], Callable[[], None]]:
+    """A model's cases, and what ends its systems; they are loaded when first needed.
+
+    Args:
+        name: Of the model.
+        folder: Its checkpoint.
+        device: Where it runs.
+        lengths: What is asked.
+    """
+    opened: list[MiliModel] = []
+
+    @cache
+    def mili() -> MiliModel:
+        opened.append(MiliModel(folder, device, lengths))
+        return opened[0]
+
+    @cache
+    def transformers() -> TransformersModel:
+        return TransformersModel(folder, TorchPlace(device))
+
+    def others(ask: Callable[[TransformersModel, bool], float]) -> dict[str, Callable[[], Contender]]:
+        return {
+            f"transformers, {'compiled' if compiled else 'eager'}": lambda compiled=compiled: Contender(
+                partial(ask, transformers(), compiled)
+            )
+            for compiled in (False, True)
+        }
+
+    config = Qwen3Config.from_pretrained(folder)
+    operations, length, context = flops_per_token(config), lengths.prompt, lengths.context + lengths.new // 2
+    # Matrices are read whole, with the output projection, but not the table of embeddings unless it is both.
+    matrices = operations + 2 * config.vocab_size * config.hidden_size
+    kept = context * 4 * config.num_hidden_layers * config.kv_size
+    made = [
+        Case(
+            f"{name}: prompt of {length}",
+            MATMUL,
+            length * operations,
+            {
+                OURS: lambda: Contender(mili().prefill),
+                STEPS: lambda: mili().prefill_step(),
+                "transformers, eager": lambda: Contender(lambda: transformers().prefill(length)),
+            },
+            length,
+        )
+    ]
+    for requests in lengths.batches:
+        made.append(
+            Case(
+                f"{name}: decode of {requests}",
+                COPY,
+                matrices + requests * kept,
+                {
+                    OURS: lambda n=requests: Contender(partial(mili().decode, n)),
+                    STEPS: lambda n=requests: mili().decode_step(n),
+                }
+                | others(lambda it, how, n=requests: it.decode(n, lengths.context, lengths.new, how)),
+                requests,
+            )
+        )
+    answer = others(lambda it, how: it.answer(lengths.context, lengths.new, how))
+    made.append(
+        Case(
+            f"{name}: {lengths.context} + {lengths.new} tokens",
+            "",
+            0,
+            {OURS: lambda: Contender(mili().answer)} | answer,
+        )
+    )
+
+    def close() -> None:
+        for model in opened:
+            model.close()
+        for each in (mili, transformers):
+            each.cache_clear()
+
+    return made, close
+
+
+def memory_in_use(folder: Path, device: ComputeDevice, lengths: Lengths) -> float:
+    """The share of the device's memory that is in use when MILI serves the largest batch, alone, with its defaults.
+
+    Raises:
+        ProgramError: It failed.
+    """
+    program = [sys.executable, "-m", "tests.performance.gpu.memory", folder, "--device", device.name]
+    sizes = ["--requests", max(lengths.batches), "--context", lengths.context, "--new", lengths.new]
+    out, _ = run_watched([*program, *sizes])
+    return float(json.loads(out.strip().splitlines()[-1])["in_use"])
