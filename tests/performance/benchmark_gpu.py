@@ -117,7 +117,7 @@ def installed() -> dict[str, str]:
 
 def describe(device: ComputeDevice) -> str:
     """A device in words."""
-    return f"{device.name}, {device.open().model_name}, {device.architecture or 'CPU'}"
+    return f"{device.open().model_name}, {device.architecture}" if device.is_gpu else "CPU"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

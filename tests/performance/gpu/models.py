@@ -58,11 +58,13 @@ class MiliModel:
         flags = {"model": str(folder), "device": device.name, "token_budget": lengths.prompt}
         self._model = load_model(load_settings(flags))
         layout, self._lengths = self._model.layout, lengths
-        self._each = layout.pages_for(max(lengths.prompt, lengths.context + lengths.new))
-        pages = (max(lengths.batches) + 1) * self._each
+        most = max(lengths.batches)
+        self._prompt = layout.pages_for(lengths.prompt)
+        self._each = layout.pages_for(lengths.context + lengths.new + self._extra(most))
+        pages = self._prompt + most * self._each + 1
         memory = pages * layout.page_bytes / 2**30
         self._engine = build_engine(
-            self._model, load_settings({**flags, "kv_cache_memory": memory, "max_running": max(lengths.batches)})
+            self._model, load_settings({**flags, "kv_cache_memory": memory, "max_running": most})
         )
         self._runs = EngineRuns(self._engine)
         self._steps_cache = self._model.allocate_cache(pages)
@@ -80,13 +82,15 @@ class MiliModel:
 
     def decode(self, requests: int) -> float:
         prompts = self.prompts(requests, self._lengths.context)
-        # While the last prompts are computed, the first requests decode already: they need tokens for as long.
-        extra = -(-requests * self._lengths.context // self._lengths.prompt)
-        return self._runs.generate(prompts, self._lengths.new + extra).per_round
+        return self._runs.generate(prompts, self._lengths.new + self._extra(requests)).per_round
+
+    def _extra(self, requests: int) -> int:
+        """Tokens that the first requests decode while the prompts of the last ones are computed."""
+        return -(-requests * self._lengths.context // self._lengths.prompt)
 
     def prefill_step(self) -> Contender:
         [prompt] = self.prompts(1, self._lengths.prompt)
-        batch = RaggedBatch.of([RequestRows(prompt, 0, list(range(self._each)))])
+        batch = RaggedBatch.of([RequestRows(prompt, 0, list(range(self._prompt)))])
         return Contender(bursts(lambda: self._model.step(batch, self._steps_cache), self._synchronize))
 
     def decode_step(self, requests: int) -> Contender:

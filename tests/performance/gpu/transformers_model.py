@@ -77,8 +77,8 @@ class TransformersModel:
         if key not in self._caches:
             self._caches[key] = self._cache_type(config=self._model.config, max_cache_len=room)
         cache = self._caches[key]
-        cache.reset()
         with self._torch.inference_mode():
+            cache.reset()
             return self._next(self._model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1))
 
     def _step(self, last: Any, position: int, room: int, compiled: bool) -> Any:
