@@ -25,7 +25,7 @@ from python_layer.model.device import ComputeDevice, resolve_device
 from python_layer.model.kernels import default_cache_dir
 from python_layer.utils.errors import MiliError
 from tests.performance.gpu import kernels, models
-from tests.performance.gpu.contest import OURS, Outcome, contest, reason
+from tests.performance.gpu.contest import OURS, Case, Outcome, contest, reason
 from tests.performance.gpu.models import Lengths
 from tests.performance.gpu.place import Place
 from tests.performance.gpu.report import case_lines, plot, text
@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace, device: ComputeDevice) -> Result:
     def done() -> Result:
         return Result(describe(device), versions, options.rounds, outcomes, memory, failures)
 
-    def run(cases: Sequence[kernels.Case]) -> None:
+    def run(cases: Sequence[Case]) -> None:
         for case in cases:
             if options.only in case.name or case.name in (kernels.COPY, kernels.MATMUL):
                 outcomes.append(contest(case, options.rounds))

@@ -208,7 +208,7 @@ class TestTorch:
     @pytest.mark.parametrize("tokens", [1, 20])
     def test_attention(self, place: TorchPlace, tokens: int) -> None:
         work = AttentionWork(SMALL, 2, tokens, 20)
-        found = self.result(place.attention(work, "math")).reshape(2, tokens, SMALL.q_heads, SMALL.head_dim)
+        found = self.result(place.attention(work, "flash")).reshape(2, tokens, SMALL.q_heads, SMALL.head_dim)
         q, k, v = (widened(x).astype(np.float64) for x in (work.queries(), work.keys(), work.values()))
         positions = np.arange(20 - tokens, 20)
         for r in range(2):

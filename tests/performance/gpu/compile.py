@@ -22,11 +22,9 @@ from tests.performance.gpu.op import Op
 from tests.performance.gpu.sizes import QWEN3_8B
 
 
-def check(op: Op, target: ComputeDevice, folder: Path) -> str:
+def check(name: str, op: Op, target: ComputeDevice, folder: Path) -> str:
     """Compiles one graph; gives what went wrong, or nothing."""
     started = time.perf_counter()
-    name = f"{type(op).__module__.rpartition('.')[2]}.{type(op).__name__} {getattr(op, 'matrix', '')}".strip()
-    name += ", e4m3" if getattr(op, "float8", False) else ""
     file = folder / f"{name}.mef"
     try:
         compile_apart(op, kernel_package(), file, target, assembly=True)
@@ -52,9 +50,9 @@ def main() -> int:
         target = parse_target(options.target)
     except ConfigError as error:
         parser.error(f"{error}")
-    ops = [op for op in Ops.of(target, QWEN3_8B).all() if options.only in f"{type(op).__module__}.{type(op).__name__}"]
+    ops = {name: op for name, op in Ops.of(target, QWEN3_8B).all().items() if options.only in name}
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(max(1, options.jobs)) as pool:
-        wrong = [text for text in pool.map(lambda op: check(op, target, Path(scratch)), ops) if text]
+        wrong = [text for text in pool.map(lambda name: check(name, ops[name], target, Path(scratch)), ops) if text]
     print(*(wrong or ["all compile"]), sep="\n")
     return 1 if wrong else 0
 

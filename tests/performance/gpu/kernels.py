@@ -58,10 +58,12 @@ class Ops:
             square=max_ops.Matmul(*some),
         )
 
-    def all(self) -> list[Op]:
-        """Every graph, those that take longest first."""
-        linear = [op for ops in self.linear.values() for op in ops.values()]
-        return [*self.attention.values(), self.square, *linear, self.store, *self.norm.values(), *self.swiglu.values()]
+    def all(self) -> dict[str, Op]:
+        """Every graph by its name, those that take longest to compile first."""
+        kinds = {"attention": self.attention, **{f"linear {name}": ops for name, ops in self.linear.items()}}
+        kinds |= {"square matmul": {MAX: self.square}, "qk_norm_rope_store": {OURS: self.store}}
+        kinds |= {"add_rms_norm": self.norm, "swiglu": self.swiglu}
+        return {f"{whose} {kind}": op for kind, ops in kinds.items() for whose, op in ops.items()}
 
 
 def cases(place: Place, ops: Ops, sizes: Sizes) -> list[Case]:

@@ -163,7 +163,7 @@ def attention(place: Place, op: Op, storing: Op, work: AttentionWork) -> Contend
     cache = empty_cache(place, op, work)
     gamma, qkv = place.array(np.ones(op.sizes.head_dim, np.float32)), place.numbers(whole.qkv())
     # Without rotation, keys keep their values: they have a root mean square of 1.
-    rope = place.array(np.repeat(np.float32([[1, 0]]), op.sizes.head_dim // 2, 1).repeat(whole.rows, 0))
+    rope = place.array(np.tile(np.repeat(np.array([1, 0], np.float32), op.sizes.head_dim // 2), (whole.rows, 1)))
     filling = [cache, qkv, gamma, gamma, rope, *whole_batch(place, whole)]
     place.contender(storing, lambda: filling, (whole.rows, op.sizes.q_size)).seconds()
     inputs = [cache, place.numbers(work.queries()), *whole_batch(place, work)]

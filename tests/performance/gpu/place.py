@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from python_layer.model.compile_cache import CompiledGraphs
 from python_layer.model.device import ComputeDevice
+from python_layer.utils.errors import MiliError
 from tests.performance.gpu.contest import Contender, bursts
 from tests.performance.gpu.numbers import widened
 from tests.performance.gpu.op import BF16, Op
@@ -31,19 +32,21 @@ class Place:
     def __init__(self, device: ComputeDevice, graphs: CompiledGraphs) -> None:
         self.device = device
         self._graphs = graphs
+        self._refused: dict[Op, MiliError] = {}
         self._driver = device.open()
         self._session = InferenceSession(devices=[self._driver])
 
-    def compile(self, ops: Sequence[Op], note: Callable[[str], None]) -> None:
-        """Compiles graphs, as many at once as there are cores, and keeps them; failures show when one is used."""
+    def compile(self, ops: Mapping[str, Op], note: Callable[[str], None]) -> None:
+        """Compiles graphs, half as many at once as there are cores, and keeps them; a failure shows at its use."""
 
-        def make(op: Op) -> None:
+        def make(name: str) -> None:
             try:
-                _, cached = self._graphs.get(op)
-            except Exception as error:
-                note(f"{type(op).__name__} does not compile: {error}")
+                _, cached = self._graphs.get(ops[name])
+            except MiliError as error:
+                self._refused[ops[name]] = error
+                note(f"{name} does not compile")
             else:
-                note(f"{type(op).__name__}: {'was compiled before' if cached else 'compiled'}")
+                note(f"{name}: {'was compiled before' if cached else 'compiled'}")
 
         with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
             list(pool.map(make, ops))
@@ -60,7 +63,12 @@ class Place:
             op: The op.
             inputs: Makes those of one time; the first time's results are compared.
             shape: Of the first result.
+
+        Raises:
+            CompileError: The op's graph does not compile.
         """
+        if op in self._refused:
+            raise self._refused[op]
         executable, _ = self._graphs.get(op)
         model = self._session.init(executable)
         given = list(itertools.chain.from_iterable(inputs() for _ in range(op.copies)))

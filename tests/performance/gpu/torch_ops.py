@@ -16,12 +16,7 @@ from tests.performance.gpu.sizes import Sizes
 from tests.performance.gpu.work import EPS, AttentionWork, LinearWork
 
 INSTALL = "not installed: pip install torch transformers"
-BACKENDS = {
-    "flash": "FLASH_ATTENTION",
-    "cuDNN": "CUDNN_ATTENTION",
-    "efficient": "EFFICIENT_ATTENTION",
-    "math": "MATH",
-}
+BACKENDS = {"flash": "FLASH_ATTENTION", "cuDNN": "CUDNN_ATTENTION", "efficient": "EFFICIENT_ATTENTION"}
 """Of scaled_dot_product_attention, with torch's names for them."""
 
 
