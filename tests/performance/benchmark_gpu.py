@@ -93,9 +93,9 @@ def measure(options: argparse.Namespace, device: ComputeDevice) -> Result:
         place.compile(ops.all(), note)
     run(wanted)
     for label, folder in chosen.items():
-        cases, close = models.cases(label, folder, device, lengths)
-        run(cases)
-        close()
+        cases = models.ModelCases(label, folder, device, lengths)
+        run(cases.all())
+        cases.close()
     return done()
 
 

@@ -16,7 +16,7 @@ from python_layer.model.device import CPU_DEVICE
 from tests.performance import benchmark_gpu
 from tests.performance.engine_run import Arrivals
 from tests.performance.gpu import kernels, models
-from tests.performance.gpu.contest import OURS, Case, Contender, Outcome, UnavailableError, contest
+from tests.performance.gpu.contest import OURS, Case, Contender, Once, Outcome, UnavailableError, contest
 from tests.performance.gpu.numbers import bfloat16_bits, widened
 from tests.performance.gpu.place import Place
 from tests.performance.gpu.report import plot, text
@@ -83,6 +83,21 @@ def test_contenders_take_turns_and_failures_are_named() -> None:
     assert (found.name, found.bound, found.work, found.tokens) == ("case", "copy", 7.0, 3)
 
 
+def test_what_is_shared_is_made_once_or_fails_once() -> None:
+    made: list[int] = []
+
+    def fail() -> None:
+        made.append(2)
+        raise UnavailableError("no memory")
+
+    good, bad = Once(lambda: made.append(1) or "value"), Once(fail)
+    assert [good(), good(), good.made] == ["value"] * 3
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="no memory"):
+            bad()
+    assert made == [1, 2]
+
+
 def test_limits_are_those_of_the_fastest_and_fractions_of_them() -> None:
     assert RESULT.limit("copy") == pytest.approx(4e12)
     assert RESULT.limit("matmul") == pytest.approx(5e14)
@@ -146,7 +161,7 @@ def test_every_target_has_its_case(tmp_path: Path) -> None:
     for label, shape in benchmark_gpu.SHAPES.items():
         (tmp_path / label).mkdir()
         (tmp_path / label / "config.json").write_text(json.dumps(shape))
-        cases, _ = models.cases(label, tmp_path / label, CPU_DEVICE, models.Lengths())
+        cases = models.ModelCases(label, tmp_path / label, CPU_DEVICE, models.Lengths()).all()
         names |= {label, *(case.name for case in cases)}
         assert benchmark_gpu.checkpoint(str(tmp_path / label)) == (label, tmp_path / label)
     assert {target.case for target in TARGETS} <= names
@@ -155,7 +170,7 @@ def test_every_target_has_its_case(tmp_path: Path) -> None:
 
 def test_work_of_a_model_is_its_weights_and_its_cache(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(benchmark_gpu.SHAPES["8B"]))
-    cases, _ = models.cases("8B", tmp_path, CPU_DEVICE, models.Lengths())
+    cases = models.ModelCases("8B", tmp_path, CPU_DEVICE, models.Lengths()).all()
     work = {case.name: case.work for case in cases}
     layers = 36 * (4096 * (4096 + 2048) + 4096 * 4096 + 3 * 4096 * 12288 + 2 * 4096 + 2 * 128) + 4096
     assert work["8B: prompt of 2048"] == 2048 * 2 * layers

@@ -4,10 +4,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+T = TypeVar("T")
 OURS = "MILI"
 BURST_S = 0.03
 """Seconds of a burst of executions between two synchronizations."""
@@ -15,6 +17,31 @@ BURST_S = 0.03
 
 class UnavailableError(Exception):
     """A system can't take part here; says why."""
+
+
+class Once(Generic[T]):
+    """Makes what several contenders share when it is first asked for, and remembers it, or why it can't be had.
+
+    Args:
+        make: Makes it; may raise anything.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._error: Exception | None = None
+        self.made: T | None = None
+        """None until then."""
+
+    def __call__(self) -> T:
+        if self._error is not None:
+            raise self._error
+        if self.made is None:
+            try:
+                self.made = self._make()
+            except Exception as error:
+                self._error = error
+                raise
+        return self.made
 
 
 @dataclass(frozen=True)

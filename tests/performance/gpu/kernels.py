@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 
 from python_layer.model.device import ComputeDevice
 from python_layer.utils.cpu import supported_isas
 from tests.performance.gpu import max_ops, ours
-from tests.performance.gpu.contest import OURS, Case, Contender
+from tests.performance.gpu.contest import OURS, Case, Contender, Once
 from tests.performance.gpu.op import Op
 from tests.performance.gpu.place import Place
 from tests.performance.gpu.sizes import Sizes
@@ -68,7 +68,7 @@ class Ops:
 
 def cases(place: Place, ops: Ops, sizes: Sizes) -> list[Case]:
     """In order; the limits come first. Nothing is made yet."""
-    torch = cache(lambda: TorchPlace(place.device))
+    torch = Once(lambda: TorchPlace(place.device))
     square = LinearWork(sizes.square, sizes.square, sizes.square)
     made = [
         Case(
@@ -150,7 +150,7 @@ def linear_cases(place: Place, ops: Ops, sizes: Sizes, torch: Callable[[], Torch
                 for whose, op in ops.linear[name].items()
             }
             copies = ops.linear[name][OURS].copies
-            makers[TORCH] = lambda work=work, copies=copies: torch().linear(work, copies)  # type: ignore[misc]
+            makers[TORCH] = lambda work=work, copies=copies: torch().linear(work, copies)
             size = outputs * columns * 2 if reading else 2 * rows * outputs * columns
             made.append(Case(f"linear {name}, {rows} rows", COPY if reading else MATMUL, size, makers))
     return made

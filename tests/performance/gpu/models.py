@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,14 @@ from python_layer.model.device import ComputeDevice
 from python_layer.model.loading import load_model
 from python_layer.utils.settings import load_settings
 from tests.performance.engine_run import EngineRuns
-from tests.performance.gpu.contest import OURS, Case, Contender, bursts
+from tests.performance.gpu.contest import OURS, Case, Contender, Once, bursts
 from tests.performance.gpu.kernels import COPY, MATMUL
 from tests.performance.gpu.torch_ops import TorchPlace
 from tests.performance.gpu.transformers_model import TransformersModel
 from tests.performance.peers.checkpoint import flops_per_token
 from tests.performance.peers.process import run_watched
 
-STEPS = f"{OURS}, steps alone"
+STEPS, TRANSFORMERS = f"{OURS}, steps alone", "transformers"
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class MiliModel:
         self._each = layout.pages_for(lengths.context + lengths.new + self._extra(most))
         pages = self._prompt + most * self._each + 1
         memory = pages * layout.page_bytes / 2**30
+        self._steps_cache = self._model.allocate_cache(pages)
         self._engine = build_engine(
             self._model, load_settings({**flags, "kv_cache_memory": memory, "max_running": most})
         )
         self._runs = EngineRuns(self._engine)
-        self._steps_cache = self._model.allocate_cache(pages)
         self._spare = pages - 1
 
     def prompts(self, count: int, length: int) -> list[list[int]]:
@@ -109,83 +109,67 @@ class MiliModel:
         self._model.device.open().synchronize()
 
 
-def cases(name: str, folder: Path, device: ComputeDevice, lengths: Lengths) -> tuple[list[Case], Callable[[], None]]:
-    """A model's cases, and what ends its systems; they are loaded when first needed.
+class ModelCases:
+    """A checkpoint's cases; MILI and transformers load it when they are first needed.
 
     Args:
         name: Of the model.
-        folder: Its checkpoint.
+        folder: The checkpoint, in bfloat16.
         device: Where it runs.
         lengths: What is asked.
     """
-    opened: list[MiliModel] = []
 
-    @cache
-    def mili() -> MiliModel:
-        opened.append(MiliModel(folder, device, lengths))
-        return opened[0]
+    def __init__(self, name: str, folder: Path, device: ComputeDevice, lengths: Lengths) -> None:
+        self._name, self._lengths, self._config = name, lengths, Qwen3Config.from_pretrained(folder)
+        self._mili = Once(lambda: MiliModel(folder, device, lengths))
+        self._transformers = Once(lambda: TransformersModel(folder, TorchPlace(device)))
 
-    @cache
-    def transformers() -> TransformersModel:
-        return TransformersModel(folder, TorchPlace(device))
+    def all(self) -> list[Case]:
+        """In order; nothing is loaded yet."""
+        return [self.prefill(), *(self.decode(requests) for requests in self._lengths.batches), self.answer()]
 
-    def others(ask: Callable[[TransformersModel, bool], float]) -> dict[str, Callable[[], Contender]]:
-        return {
-            f"transformers, {'compiled' if compiled else 'eager'}": lambda compiled=compiled: Contender(
-                partial(ask, transformers(), compiled)
-            )
-            for compiled in (False, True)
+    def prefill(self) -> Case:
+        length = self._lengths.prompt
+        makers = {
+            OURS: lambda: Contender(self._mili().prefill),
+            STEPS: lambda: self._mili().prefill_step(),
+            f"{TRANSFORMERS}, eager": lambda: Contender(partial(self._transformers().prefill, length)),
         }
+        operations = length * flops_per_token(self._config)
+        return Case(f"{self._name}: prompt of {length}", MATMUL, operations, makers, length)
 
-    config = Qwen3Config.from_pretrained(folder)
-    operations, length, context = flops_per_token(config), lengths.prompt, lengths.context + lengths.new // 2
-    # Matrices are read whole, with the output projection, but not the table of embeddings unless it is both.
-    matrices = operations + 2 * config.vocab_size * config.hidden_size
-    kept = context * 4 * config.num_hidden_layers * config.kv_size
-    made = [
-        Case(
-            f"{name}: prompt of {length}",
-            MATMUL,
-            length * operations,
-            {
-                OURS: lambda: Contender(mili().prefill),
-                STEPS: lambda: mili().prefill_step(),
-                "transformers, eager": lambda: Contender(lambda: transformers().prefill(length)),
-            },
-            length,
-        )
-    ]
-    for requests in lengths.batches:
-        made.append(
-            Case(
-                f"{name}: decode of {requests}",
-                COPY,
-                matrices + requests * kept,
-                {
-                    OURS: lambda n=requests: Contender(partial(mili().decode, n)),
-                    STEPS: lambda n=requests: mili().decode_step(n),
-                }
-                | others(lambda it, how, n=requests: it.decode(n, lengths.context, lengths.new, how)),
-                requests,
-            )
-        )
-    answer = others(lambda it, how: it.answer(lengths.context, lengths.new, how))
-    made.append(
-        Case(
-            f"{name}: {lengths.context} + {lengths.new} tokens",
-            "",
-            0,
-            {OURS: lambda: Contender(mili().answer)} | answer,
-        )
-    )
+    def decode(self, requests: int) -> Case:
+        config, context, new = self._config, self._lengths.context, self._lengths.new
+        # Layers' matrices and the output projection; the table of embeddings is read only if it is that too.
+        numbers = flops_per_token(config) // 2 + config.vocab_size * config.hidden_size
+        kept = (context + new // 2) * 2 * config.num_hidden_layers * config.kv_size
+        makers = {
+            OURS: lambda: Contender(partial(self._mili().decode, requests)),
+            STEPS: lambda: self._mili().decode_step(requests),
+            **self._both_ways(lambda model, compiled: model.decode(requests, context, new, compiled)),
+        }
+        return Case(f"{self._name}: decode of {requests}", COPY, 2 * (numbers + requests * kept), makers, requests)
 
-    def close() -> None:
-        for model in opened:
-            model.close()
-        for each in (mili, transformers):
-            each.cache_clear()
+    def answer(self) -> Case:
+        context, new = self._lengths.context, self._lengths.new
+        makers = {
+            OURS: lambda: Contender(self._mili().answer),
+            **self._both_ways(lambda model, compiled: model.answer(context, new, compiled)),
+        }
+        return Case(f"{self._name}: {context} + {new} tokens", "", 0, makers)
 
-    return made, close
+    def close(self) -> None:
+        """Ends what was loaded."""
+        for loaded in (self._mili, self._transformers):
+            if loaded.made is not None:
+                loaded.made.close()
+                loaded.made = None
+
+    def _both_ways(self, ask: Callable[[TransformersModel, bool], float]) -> dict[str, Callable[[], Contender]]:
+        def maker(compiled: bool) -> Callable[[], Contender]:
+            return lambda: Contender(partial(ask, self._transformers(), compiled))
+
+        return {f"{TRANSFORMERS}, eager": maker(False), f"{TRANSFORMERS}, compiled": maker(True)}
 
 
 def memory_in_use(folder: Path, device: ComputeDevice, lengths: Lengths) -> float:
