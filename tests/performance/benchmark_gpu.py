@@ -88,7 +88,7 @@ def measure(options: argparse.Namespace, device: ComputeDevice) -> Result:
             failures[f"{model}: memory"] = reason(error)
     sizes = SMALL if options.small else QWEN3_8B
     place, ops = Place(device, CompileCache(default_cache_dir(), device)), kernels.Ops.of(device, sizes)
-    wanted = kernels.cases(place, ops, sizes)
+    wanted = kernels.KernelCases(place, ops, sizes).all()
     if any(options.only in case.name for case in wanted):
         place.compile(ops.all(), note)
     run(wanted)

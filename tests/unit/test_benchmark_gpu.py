@@ -157,7 +157,8 @@ def test_bad_arguments(arguments: list[str], message: str, capsys: pytest.Captur
 
 def test_every_target_has_its_case(tmp_path: Path) -> None:
     place = Place(CPU_DEVICE, CompileCache(tmp_path))
-    names = {case.name for case in kernels.cases(place, kernels.Ops.of(CPU_DEVICE, QWEN3_8B), QWEN3_8B)}
+    ops = kernels.Ops.of(CPU_DEVICE, QWEN3_8B)
+    names = {case.name for case in kernels.KernelCases(place, ops, QWEN3_8B).all()}
     for label, shape in benchmark_gpu.SHAPES.items():
         (tmp_path / label).mkdir()
         (tmp_path / label / "config.json").write_text(json.dumps(shape))

@@ -1,6 +1,5 @@
 """The kernels' cases: MILI's, MAX's and PyTorch's ways to do the same work."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,7 +16,8 @@ from tests.performance.gpu.work import AttentionWork, LinearWork
 MAX, TORCH = "MAX", "torch"
 COPY, MATMUL = "copy", "matmul"
 """The cases that are the limits of the others, and what these call them."""
-Makers = Mapping[str, Callable[[], Contender]]
+FEW_ROWS = 64
+"""Of linear layers that wait for their weights."""
 
 
 @dataclass(frozen=True)
@@ -66,91 +66,101 @@ class Ops:
         return {f"{whose} {kind}": op for kind, ops in kinds.items() for whose, op in ops.items()}
 
 
-def cases(place: Place, ops: Ops, sizes: Sizes) -> list[Case]:
-    """In order; the limits come first. Nothing is made yet."""
-    torch = Once(lambda: TorchPlace(place.device))
-    square = LinearWork(sizes.square, sizes.square, sizes.square)
-    made = [
-        Case(
-            COPY,
-            COPY,
-            2 * sizes.copy,
-            {MAX: partial(place.copy, sizes.copy), TORCH: lambda: torch().copy(sizes.copy)},
-        ),
-        Case(
-            MATMUL,
-            MATMUL,
-            2 * sizes.square**3,
-            {
-                MAX: partial(max_ops.matmul, place, ops.square, square),
-                TORCH: lambda: torch().linear(square, 1),
-            },
-        ),
-    ]
-    for rows in sizes.rows:
-        norm, swiglu = ops.norm[OURS], ops.swiglu[OURS]
-        made += [
-            Case(
-                f"add_rms_norm, {rows} rows",
-                COPY,
-                rows * sizes.hidden * 12,
-                {name: partial(ours.add_rms_norm, place, op, rows) for name, op in ops.norm.items()}
-                | {TORCH: lambda rows=rows, n=norm.copies: torch().add_rms_norm(sizes, rows, n)},
-            ),
-            Case(
-                f"swiglu, {rows} rows",
-                COPY,
-                rows * sizes.inner * 6,
-                {name: partial(ours.swiglu, place, op, rows) for name, op in ops.swiglu.items()}
-                | {TORCH: lambda rows=rows, n=swiglu.copies: torch().swiglu(sizes, rows, n)},
-            ),
+class KernelCases:
+    """The cases of a device; nothing is made before it is needed.
+
+    Args:
+        place: The device.
+        ops: Its graphs.
+        sizes: Of the work.
+    """
+
+    def __init__(self, place: Place, ops: Ops, sizes: Sizes) -> None:
+        self._place, self._ops, self._sizes = place, ops, sizes
+        self._torch = Once(lambda: TorchPlace(place.device))
+
+    def all(self) -> list[Case]:
+        """In order; the limits come first."""
+        sizes = self._sizes
+        requests, context = sizes.decode
+        prompt = AttentionWork(sizes, 1, sizes.prompt, sizes.prompt)
+        return [
+            self.copy(),
+            self.matmul(),
+            *(case(rows) for rows in sizes.rows for case in (self.norm, self.swiglu)),
+            self.store(prompt),
+            self.attention(f"prompt of {sizes.prompt}", prompt),
+            self.attention(f"decode of {requests} x {context}", AttentionWork(sizes, requests, 1, context)),
+            *(self.linear(name, rows) for name in sizes.matrices for rows in sizes.linear_rows),
         ]
-    return [*made, *attention_cases(place, ops, sizes, torch), *linear_cases(place, ops, sizes, torch)]
 
+    def copy(self) -> Case:
+        size = self._sizes.copy
+        return Case(
+            COPY, COPY, 2 * size, {MAX: lambda: self._place.copy(size), TORCH: lambda: self._torch().copy(size)}
+        )
 
-def attention_cases(place: Place, ops: Ops, sizes: Sizes, torch: Callable[[], TorchPlace]) -> list[Case]:
-    """The write to the cache, prefill and decode."""
-    requests, context = sizes.decode
-    prompt = AttentionWork(sizes, 1, sizes.prompt, sizes.prompt)
-    decode = AttentionWork(sizes, requests, 1, context)
-
-    def makers(work: AttentionWork) -> Makers:
-        own = {
-            OURS: partial(ours.attention, place, ops.attention[OURS], ops.store, work),
-            MAX: partial(max_ops.attention, place, ops.attention[MAX], work),
+    def matmul(self) -> Case:
+        size = self._sizes.square
+        work = LinearWork(size, size, size)
+        makers = {
+            MAX: lambda: max_ops.matmul(self._place, self._ops.square, work),
+            TORCH: lambda: self._torch().linear(work, 1),
         }
-        return own | {f"{TORCH} {name}": lambda name=name: torch().attention(work, name) for name in BACKENDS}
+        return Case(MATMUL, MATMUL, 2 * size**3, makers)
 
-    row = 2 * (2 * sizes.q_size + 4 * sizes.kv_size) + 4 * sizes.head_dim
-    return [
-        Case(
-            f"qk_norm_rope_store, {prompt.rows} rows",
-            COPY,
-            prompt.rows * row,
-            {OURS: partial(ours.store, place, ops.store, prompt), TORCH: lambda: torch().store(prompt)},
-        ),
-        Case(f"attention, prompt of {sizes.prompt}", MATMUL, 4 * prompt.pairs * sizes.q_size, makers(prompt)),
-        Case(
-            f"attention, decode of {requests} x {context}",
-            COPY,
-            requests * context * sizes.kv_size * 4,
-            makers(decode),
-        ),
-    ]
+    def norm(self, rows: int) -> Case:
+        size, copies = rows * self._sizes.hidden * 12, self._ops.norm[OURS].copies
+        makers = {
+            **{name: partial(ours.add_rms_norm, self._place, op, rows) for name, op in self._ops.norm.items()},
+            TORCH: lambda: self._torch().add_rms_norm(self._sizes, rows, copies),
+        }
+        return Case(f"add_rms_norm, {rows} rows", COPY, size, makers)
 
+    def swiglu(self, rows: int) -> Case:
+        size, copies = rows * self._sizes.inner * 6, self._ops.swiglu[OURS].copies
+        makers = {
+            **{name: partial(ours.swiglu, self._place, op, rows) for name, op in self._ops.swiglu.items()},
+            TORCH: lambda: self._torch().swiglu(self._sizes, rows, copies),
+        }
+        return Case(f"swiglu, {rows} rows", COPY, size, makers)
 
-def linear_cases(place: Place, ops: Ops, sizes: Sizes, torch: Callable[[], TorchPlace]) -> list[Case]:
-    """Linear layers: few rows are bound by reading bfloat16 weights, many by the product."""
-    made = []
-    for name, (outputs, columns) in sizes.matrices.items():
-        for rows in sizes.linear_rows:
-            work, reading = LinearWork(rows, outputs, columns), rows <= 64
-            makers: dict[str, Callable[[], Contender]] = {
-                whose: partial(max_ops.matmul if whose == MAX else ours.linear, place, op, work)
-                for whose, op in ops.linear[name].items()
-            }
-            copies = ops.linear[name][OURS].copies
-            makers[TORCH] = lambda work=work, copies=copies: torch().linear(work, copies)
-            size = outputs * columns * 2 if reading else 2 * rows * outputs * columns
-            made.append(Case(f"linear {name}, {rows} rows", COPY if reading else MATMUL, size, makers))
-    return made
+    def store(self, work: AttentionWork) -> Case:
+        sizes = self._sizes
+        row = 2 * (2 * sizes.q_size + 4 * sizes.kv_size) + 4 * sizes.head_dim
+        makers = {
+            OURS: lambda: ours.store(self._place, self._ops.store, work),
+            TORCH: lambda: self._torch().store(work),
+        }
+        return Case(f"qk_norm_rope_store, {work.rows} rows", COPY, work.rows * row, makers)
+
+    def attention(self, name: str, work: AttentionWork) -> Case:
+        """A prompt is bound by its products, a decode by reading keys and values."""
+        ops, place = self._ops, self._place
+        makers = {
+            OURS: lambda: ours.attention(place, ops.attention[OURS], ops.store, work),
+            MAX: lambda: max_ops.attention(place, ops.attention[MAX], work),
+            **{f"{TORCH} {backend}": partial(self._torch_attention, work, backend) for backend in BACKENDS},
+        }
+        if work.tokens > 1:
+            return Case(f"attention, {name}", MATMUL, 4 * work.pairs * self._sizes.q_size, makers)
+        return Case(f"attention, {name}", COPY, 4 * work.pairs * self._sizes.kv_size, makers)
+
+    def linear(self, name: str, rows: int) -> Case:
+        """Few rows are bound by reading the weights, taken as bfloat16, many by the products."""
+        ops, (outputs, columns) = self._ops.linear[name], self._sizes.matrices[name]
+        work, copies = LinearWork(rows, outputs, columns), ops[OURS].copies
+        makers = {
+            **{
+                whose: partial(max_ops.matmul if whose == MAX else ours.linear, self._place, op, work)
+                for whose, op in ops.items()
+            },
+            TORCH: lambda: self._torch().linear(work, copies),
+        }
+        label = f"linear {name}, {rows} rows"
+        if rows <= FEW_ROWS:
+            return Case(label, COPY, 2 * outputs * columns, makers)
+        return Case(label, MATMUL, 2 * rows * outputs * columns, makers)
+
+    def _torch_attention(self, work: AttentionWork, backend: str) -> Contender:
+        return self._torch().attention(work, backend)
