@@ -17,7 +17,7 @@ COLORS = {OURS: "tab:orange", "MAX": "tab:blue", "torch": "tab:gray", "transform
 def text(result: Result) -> str:
     """The whole report."""
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    lines = [f"{result.device}; {versions}; medians of {result.rounds} rounds"]
+    lines = [f"{result.device}; {versions}; medians of {result.rounds} round{'s' if result.rounds > 1 else ''}"]
     for bound, what in (("copy", "copy"), ("matmul", "bfloat16 matrix product")):
         limit, (unit, name) = result.limit(bound), UNITS[bound]
         lines.append(f"limit: {what}, {limit / unit:,.1f} {name}" if limit else f"limit: {what}, not measured")
