@@ -10,6 +10,7 @@ REFERENCE ?=
 CANDIDATE ?=
 PORT ?=
 PEERS ?=
+BENCH_GPU ?=
 NEW_TOKENS ?= 128
 # Shells and compilers' environments export these two with meanings of their own: only `make HOST=...` counts.
 HOST :=
@@ -86,8 +87,8 @@ bench-peers: build ## MILI beside llama.cpp, OpenVINO and transformers, which it
 gpu-compile: build ## Compile kernels and whole models for GPUs that are not here, and check the assembly (long)
 	@$(BIN)/python -m tests.ptx.check --shape tiny 0.6B 8B
 
-bench-gpu: build ## Measure kernels and the model on a GPU (MODEL=)
-	@$(BIN)/python tests/performance/benchmark_gpu.py $(MODEL_FLAG)
+bench-gpu: build ## MILI on a GPU beside torch, transformers and MAX's ops (MODEL=, BENCH_GPU="--only ... --json ...")
+	@$(BIN)/python -m tests.performance.benchmark_gpu $${MODEL:+--models "$$MODEL"} $(BENCH_GPU)
 
 load-test: build ## 1,000 requests at 50 and at 256 at once, then with half the clients leaving (MODEL=)
 	@$(BIN)/python tests/performance/load_test.py $(MODEL_FLAG) --concurrent 50

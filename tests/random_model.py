@@ -1,6 +1,7 @@
 """A small model with random weights, made on the spot: real in every respect but what it says."""
 
 import json
+import math
 import struct
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -94,23 +95,22 @@ def _write_model(folder: Path, seed: int) -> None:
 
 def write_weights(file: Path, config: Qwen3Config, seed: int) -> None:
     """The checkpoint's tensors, bfloat16: small normal weights, norms about 1."""
-    rng = np.random.default_rng(seed)
+    sources = [source for spec in weight_specs(config) for source in spec.sources]
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    tensors, end = [], 0
-    for spec in weight_specs(config):
-        for name, shape in spec.sources:
+    end = 0
+    for name, shape in sources:
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    rng = np.random.default_rng(seed)
+    with file.open("wb") as out:
+        out.write(struct.pack("<Q", len(encoded)) + encoded)
+        for name, shape in sources:  # one at a time: a large model's would not fit into memory
             values = rng.standard_normal(shape, np.float32)
             values = 1 + 0.1 * values if name.endswith("norm.weight") else values * (shape[-1] ** -0.5)
             bits = values.astype(np.float32).view(np.uint32)
-            tensors.append((bits >> 16).astype("<u2"))
-            begin, end = end, end + tensors[-1].nbytes
-            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with file.open("wb") as out:
-        out.write(struct.pack("<Q", len(encoded)) + encoded)
-        for tensor in tensors:
-            out.write(tensor.tobytes())
+            out.write((bits >> 16).astype("<u2").tobytes())
 
 
 def _write_json(file: Path, value: object) -> None:

@@ -1,6 +1,7 @@
-"""The checkpoint that every system runs: random weights of Qwen3-0.6B's shape, with Qwen's own tokenizer."""
+"""Checkpoints that every system runs: random weights of a Qwen3 model's shape, with Qwen's own tokenizer."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from python_layer.model.config import Qwen3Config
@@ -30,16 +31,26 @@ CONFIG = {
     "eos_token_id": 151645,
     "torch_dtype": "bfloat16",
 }
+"""Of Qwen3-0.6B."""
+QWEN3_8B = CONFIG | {
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 36,
+    "max_window_layers": 36,
+    "num_attention_heads": 32,
+    "tie_word_embeddings": False,
+}
 
 
-def make_checkpoint(folder: Path) -> None:
-    """Writes config.json, model.safetensors (bfloat16) and the tokenizer into ``folder``."""
+def make_checkpoint(folder: Path, config: Mapping[str, object] = CONFIG) -> None:
+    """Writes config.json, model.safetensors (bfloat16) and the tokenizer into ``folder``, which is there."""
     unpack_tokenizer_json(folder)
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=1), encoding="utf-8")
-    write_weights(folder / "model.safetensors", Qwen3Config.from_dict(CONFIG), seed=0)
+    write_weights(folder / "model.safetensors", Qwen3Config.from_dict(config), seed=0)
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def flops_per_token() -> int:
-    """Operations of one token of a prompt: two for each number of the layers' matrices."""
-    config = Qwen3Config.from_dict(CONFIG)
-    return 2 * (config.num_parameters - config.vocab_size * config.hidden_size)
+def flops_per_token(config: Qwen3Config | None = None) -> int:
+    """Operations of one token of a prompt: two for each number of the layers' matrices; of CONFIG if none is given."""
+    config = config or Qwen3Config.from_dict(CONFIG)
+    tables = 1 if config.tie_word_embeddings else 2
+    return 2 * (config.num_parameters - tables * config.vocab_size * config.hidden_size)

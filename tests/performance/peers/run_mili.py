@@ -1,17 +1,14 @@
 """Measures MILI through its engine; the variant is what ``--quantization`` is set to."""
 
 import json
-import threading
-from time import perf_counter
 
 import workload
 
 from python_layer.inference.build import build_engine
-from python_layer.inference.params import GenerationParams
-from python_layer.inference.request import Output, Request
 from python_layer.model.loading import load_model
 from python_layer.utils.errors import MiliError
 from python_layer.utils.settings import Settings, load_settings
+from tests.performance.engine_run import EngineRuns
 
 
 class Mili:
@@ -21,41 +18,17 @@ class Mili:
         model = load_model(settings)
         self.weight_bytes = model.weight_bytes
         self._engine = build_engine(model, settings)
-        self._asked = 0
+        self._runs = EngineRuns(self._engine)
 
     def first_token(self, prompt: list[int]) -> float:
-        return self._generate([prompt], 1)[0]
+        return self._runs.generate([prompt], 1).first
 
     def decode(self, prompts: list[list[int]], tokens: int) -> float:
-        first, last = self._generate(prompts, 1 + tokens)
-        return last - first
+        arrivals = self._runs.generate(prompts, 1 + tokens)
+        return arrivals.ended - arrivals.first
 
     def close(self) -> None:
         self._engine.shutdown()
-
-    def _generate(self, prompts: list[list[int]], tokens: int) -> tuple[float, float]:
-        """Seconds to the last of the first tokens, and to the end."""
-        firsts: dict[str, float] = {}
-        done = threading.Semaphore(0)
-        errors = []
-
-        def sink(output: Output) -> None:
-            if output.tokens:
-                firsts.setdefault(output.request_id, perf_counter())
-            if output.finish_reason:
-                errors.append(output.error)
-                done.release()
-
-        started = perf_counter()
-        for prompt in prompts:
-            self._asked += 1
-            params = GenerationParams(max_tokens=tokens, ignore_eos=True)
-            self._engine.submit(Request(str(self._asked), prompt, params), sink)
-        for _ in prompts:
-            done.acquire()
-        ended = perf_counter()
-        assert not any(errors), errors
-        return max(firsts.values()) - started, ended - started
 
 
 def variant_settings(model: str, threads: int, variant: str) -> Settings:
