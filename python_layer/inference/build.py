@@ -22,6 +22,12 @@ GPU_FREE_SHARE = 0.8
 MOST_RUNNING = 256
 """Most answers at once unless it is set: beyond it a step only gets longer."""
 
+TOKEN_BUDGET = 512
+"""Most tokens of a step unless it is set: enough to keep the CPU busy, and few enough for decodes to wait little."""
+
+GPU_TOKEN_BUDGET = 2048
+"""Likewise on a GPU."""
+
 TYPICAL_TOKENS = 512
 """Tokens a request is expected to hold; the batch is as large as the cache has room for such requests."""
 
@@ -57,6 +63,11 @@ def batch_size(model: Qwen3Model, settings: Settings, pages: int) -> int:
     return settings.max_running or max(1, min(MOST_RUNNING, pages // typical))
 
 
+def token_budget(model: Qwen3Model, settings: Settings) -> int:
+    """Most tokens of a step."""
+    return settings.token_budget or (GPU_TOKEN_BUDGET if model.device.is_gpu else TOKEN_BUDGET)
+
+
 def activation_bytes(model: Qwen3Model, settings: Settings, running: int) -> int:
     """Bytes of a full step's intermediate values in float32: a layer's at their widest, and the logits."""
     config = model.config
@@ -64,7 +75,8 @@ def activation_bytes(model: Qwen3Model, settings: Settings, running: int) -> int
     keys = config.num_key_value_heads * config.head_dim
     # The residual stream, its norm, and either queries, keys, values and their mixture, or gate, up and their product.
     row = 2 * config.hidden_size + max(2 * queries + 2 * keys, 3 * config.intermediate_size)
-    return 4 * (settings.token_budget * row + min(running, settings.token_budget) * config.vocab_size)
+    tokens = token_budget(model, settings)
+    return 4 * (tokens * row + min(running, tokens) * config.vocab_size)
 
 
 def memory_summary(model: Qwen3Model, settings: Settings) -> str:
@@ -99,7 +111,7 @@ def build_engine(model: Qwen3Model, settings: Settings) -> InferenceEngine:
     pages = cache_pages(model, settings)
     cache = CacheManager(pages, model.layout.page_size, prefix_caching=settings.prefix_caching)
     config = SchedulerConfig(
-        token_budget=settings.token_budget,
+        token_budget=token_budget(model, settings),
         max_running=batch_size(model, settings, pages),
         max_waiting=settings.max_waiting,
         queue_timeout=settings.queue_timeout,

@@ -71,7 +71,9 @@ class Settings(BaseSettings):
         None,
         description="Prepare a step while the one before it runs; none is: on a GPU, unless tokens are guessed ahead.",
     )
-    token_budget: int = Field(512, ge=1, description="Most tokens of one step of the engine.")
+    token_budget: int | None = Field(
+        None, ge=1, description="Most tokens of one step of the engine; none is 512, on a GPU 2048."
+    )
     max_running: int | None = Field(
         None, ge=1, description="Most answers generated at once; none is as many as the KV cache has room for."
     )

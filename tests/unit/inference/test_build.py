@@ -67,3 +67,10 @@ def test_the_summary_names_every_part_and_its_flag(monkeypatch: pytest.MonkeyPat
         assert flag in text
     wide = 4 * (1000 * (2 * 256 + 3 * 768) + 256 * 2048)
     assert build.activation_bytes(MODEL, load_settings({"token_budget": 1000}), 256) == wide
+
+
+def test_a_gpu_takes_longer_steps() -> None:
+    gpu = SimpleNamespace(device=ComputeDevice(0, "sm_90a"))
+    assert build.token_budget(MODEL, load_settings({})) == 512
+    assert build.token_budget(gpu, load_settings({})) == 2048
+    assert build.token_budget(gpu, load_settings({"token_budget": 7})) == 7
