@@ -1,11 +1,10 @@
 """Linear layers on Arm against sums in float64, with weights of every type."""
 
-from std.math import ceildiv
 from std.testing import TestSuite
 
 from mojo_kernels.core.linear import linear_cpu
-from mojo_kernels.core.packed import PANEL, pack_factor
 from mojo_kernels.utils.types import untracked
+from matrices import pack
 from numbers import Numbers, assert_close, assert_same_bits
 
 comptime MOST = 70
@@ -13,18 +12,6 @@ comptime MOST = 70
 comptime BEHIND = 64
 """Numbers behind y that have to stay as they are."""
 comptime UNTOUCHED = Float32(-77)
-
-
-def pack[dtype: DType](w: List[Scalar[dtype]], n: Int, k: Int) -> List[Scalar[dtype]]:
-    """W[n, k] as `packed.mojo` describes it: [n / 64, k / P, 64, P]."""
-    comptime factor = pack_factor[dtype]()
-    var steps = ceildiv(k, factor)
-    var packed = List[Scalar[dtype]](length=ceildiv(n, PANEL) * steps * PANEL * factor, fill=0)
-    for row in range(n):
-        for column in range(k):
-            var step = row // PANEL * steps + column // factor
-            packed[(step * PANEL + row % PANEL) * factor + column % factor] = w[row * k + column]
-    return packed^
 
 
 def multiply[

@@ -1,14 +1,13 @@
 """Linear layers on weights of 8 and 4 bits on Arm: against sums in float64, and against the portable path."""
 
-from std.math import ceildiv
 from std.memory import bitcast
 from std.testing import TestSuite, assert_equal
 
-from mojo_kernels.core.packed import PANEL
 from mojo_kernels.core.quantized import quantized_linear
-from mojo_kernels.core.quantized_rows import QUADS, QuantizedMatrix, QuantizedRows, quantize_row
+from mojo_kernels.core.quantized_rows import QuantizedMatrix, QuantizedRows, quantize_row
 from mojo_kernels.utils.isa import add_quads, quad_lanes, quad_shift
 from mojo_kernels.utils.types import untracked
+from matrices import QuantizedWeights
 from numbers import Numbers, assert_close, assert_same_bits
 
 comptime MOST = 70
@@ -43,66 +42,9 @@ struct Rows:
             )
 
 
-struct Weights[bits: Int, offsets: Bool]:
-    """A random matrix [n, k]: as it is, and as `quantized_rows.mojo` describes it."""
-
-    var n: Int
-    var groups: Int
-    var group: Int
-    """Columns of a group."""
-    var values: List[UInt8]
-    """[n, k]."""
-    var scales: List[Float16]
-    """[n, groups]."""
-    var minima: List[Float16]
-    """[n, groups]: offsets."""
-    var packed: List[UInt8]
-
-    def __init__(out self, mut numbers: Numbers, n: Int, groups: Int, group: Int):
-        comptime columns = 32 // Self.bits
-        comptime end = 1 << Self.bits
-        var k = groups * group
-        self.n = n
-        self.groups = groups
-        self.group = group
-        self.scales = numbers.list[DType.float16](n * groups)
-        self.minima = numbers.list[DType.float16](n * groups, Float64(end))
-        self.values = List[UInt8](length=n * k, fill=0)
-        for i in range(n * k):
-            # The first rows have the largest sums.
-            self.values[i] = UInt8(0 if i < k else (end - 1 if i < 2 * k else numbers.below(end)))
-        var values_size = PANEL * group * Self.bits // 8
-        var block_size = values_size + PANEL * (4 if Self.offsets else 2)
-        self.packed = List[UInt8](length=ceildiv(n, PANEL) * groups * block_size, fill=0)
-        for row in range(n):
-            var lane = row % PANEL
-            for column in range(k):
-                var block = (row // PANEL * groups + column // group) * block_size
-                var step, place = divmod(column % group, columns)
-                var half, byte = divmod(place, 4)
-                self.packed[block + step * QUADS + lane * 4 + byte] |= self.values[row * k + column] << UInt8(4 * half)
-            for g in range(groups):
-                var block = (row // PANEL * groups + g) * block_size + values_size
-                self.put(block + 2 * lane, self.scales[row * groups + g])
-                comptime if Self.offsets:
-                    self.put(block + 2 * (PANEL + lane), self.minima[row * groups + g])
-
-    def put(mut self, place: Int, number: Float16):
-        var raw = number.to_bits()
-        self.packed[place] = UInt8(raw & 255)
-        self.packed[place + 1] = UInt8(raw >> 8)
-
-    def offset(self, row: Int, group: Int) -> Float64:
-        """What is taken off each scaled value of a group."""
-        comptime if Self.offsets:
-            return self.minima[row * self.groups + group].cast[DType.float64]()
-        else:
-            return self.scales[row * self.groups + group].cast[DType.float64]() * Float64(1 << (Self.bits - 1))
-
-
 def multiply[
     isa: StaticString, bits: Int, offsets: Bool
-](mut x: Rows, first: Int, rows: Int, mut w: Weights[bits, offsets]) raises -> List[Float32]:
+](mut x: Rows, first: Int, rows: Int, mut w: QuantizedWeights[bits, offsets]) raises -> List[Float32]:
     """The layer of some rows of x."""
     var y = List[Float32](length=rows * w.n + BEHIND, fill=UNTOUCHED)
     var all = QuantizedRows(untracked(x.values.unsafe_ptr()), untracked(x.scales.unsafe_ptr()), x.k, x.groups)
@@ -118,7 +60,7 @@ def check[bits: Int, offsets: Bool](n: Int, groups: Int, group: Int) raises:
     """All rows against float64 and the portable path, any number of them against the same rows among all."""
     var k = groups * group
     var numbers = Numbers(n * 1000 + k)
-    var w = Weights[bits, offsets](numbers, n, groups, group)
+    var w = QuantizedWeights[bits, offsets](numbers, n, groups, group)
     var numbers_of_x = numbers.list[DType.float32](MOST * k, 3)
     for i in range(k):  # the largest steps, of either sign, and none
         numbers_of_x[i] = 3
