@@ -35,7 +35,9 @@ def assert_close(actual: Float32, expected: Float64, bound: Float64, what: Strin
         raise Error(what, " is ", actual, ", not ", expected, " within ", bound)
 
 
-def assert_same_bits(actual: List[Float32], first: Int, expected: List[Float32], begin: Int, size: Int, what: String) raises:
+def assert_same_bits(
+    actual: List[Float32], first: Int, expected: List[Float32], begin: Int, size: Int, what: String
+) raises:
     """Fails where `size` numbers of a list, from `first` on, differ from those of another, from `begin` on."""
     for i in range(size):
         if actual[first + i].to_bits() != expected[begin + i].to_bits():

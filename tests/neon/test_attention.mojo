@@ -175,7 +175,9 @@ struct Requests[dtype: DType, D: Int]:
                 assert_close(y[begin + head * Self.D + d], sum / total, tolerance, what)
 
 
-def check[dtype: DType, D: Int](kv_heads: Int, group: Int, page_size: Int, rounding: Float64, tolerance: Float64) raises:
+def check[
+    dtype: DType, D: Int
+](kv_heads: Int, group: Int, page_size: Int, rounding: Float64, tolerance: Float64) raises:
     """Decodes and chunks of requests of all kinds of lengths: right, and the same bits alone."""
     var requests = Requests[dtype, D](kv_heads, group, page_size, [520, 1, 40, 300])
     requests.check_stored(rounding)

@@ -45,7 +45,8 @@ struct Weights[dtype: DType, bits: Int]:
         self.k = k
         self.dense = List[Float64](length=n * k, fill=0)
         comptime if Self.bits > 0:
-            var w = QuantizedWeights[Self.bits, False](numbers, n, k // GROUP, GROUP, scale / Float64(1 << (Self.bits - 1)))
+            comptime zero = 1 << (Self.bits - 1)
+            var w = QuantizedWeights[Self.bits, False](numbers, n, k // GROUP, GROUP, scale / Float64(zero))
             self.packed = List[Scalar[Self.dtype]](length=len(w.packed), fill=0)
             for i in range(len(w.packed)):
                 self.packed[i] = w.packed[i].cast[Self.dtype]()
@@ -75,9 +76,10 @@ def rms_norm(x: List[Float64], begin: Int, size: Int, gamma: List[Float32]) -> L
     var squares = Float64(0)
     for i in range(size):
         squares += x[begin + i] * x[begin + i]
+    var root = sqrt(squares / Float64(size) + EPS.cast[DType.float64]())
     var y = List[Float64]()
     for i in range(size):
-        y.append(x[begin + i] / sqrt(squares / Float64(size) + EPS.cast[DType.float64]()) * gamma[i].cast[DType.float64]())
+        y.append(x[begin + i] / root * gamma[i].cast[DType.float64]())
     return y^
 
 

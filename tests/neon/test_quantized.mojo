@@ -116,17 +116,20 @@ def test_4_bits_and_offsets() raises:
 
 
 def test_every_product_of_bytes() raises:
+    comptime Bytes = SIMD[DType.uint8, 4 * quad_lanes["neon"]()]
+    comptime Sums = SIMD[DType.int32, quad_lanes["neon"]()]
     comptime for bits in [8, 4]:
         comptime shift = quad_shift["neon", bits]()
         for w in range(1 << bits):
             for x in range(-127, 128):
                 for place in range(4):
-                    var weights = SIMD[DType.uint8, 16](shift)  # counts as zero
+                    var weights = Bytes(shift)  # counts as zero
                     var steps = SIMD[DType.int8, 4](-127)
                     weights[4 + place] = UInt8(w)
                     steps[place] = Int8(x)
-                    var sums = add_quads["neon", bits](5, rebind[SIMD[DType.uint8, 4 * quad_lanes["neon"]()]](weights), bitcast[DType.int32, 1](steps))
-                    assert_equal(rebind[SIMD[DType.int32, 4]](sums), SIMD[DType.int32, 4](5, Int32(5 + (w - shift) * x), 5, 5))
+                    var sums = Sums(5)
+                    sums[1] += Int32((w - shift) * x)
+                    assert_equal(add_quads["neon", bits](5, weights, bitcast[DType.int32, 1](steps)), sums)
 
 
 def test_rows_are_rounded_to_the_nearest_step() raises:
