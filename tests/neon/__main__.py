@@ -53,7 +53,8 @@ def main() -> int:
                 program = build(source, libraries, Path(folder))
                 subprocess.run([emulator, "-cpu", CPU, "-L", SYSROOT, program], check=True)
             except subprocess.CalledProcessError as error:
-                print(f"{source.relative_to(ROOT)}: {error}", file=sys.stderr)
+                tool = Path(error.cmd[0]).name
+                print(f"{source.relative_to(ROOT)}: {tool} ended with {error.returncode}", file=sys.stderr)
                 failed.append(source.name)
     print(f"{len(sources) - len(failed)} of {len(sources)} programs passed on {CPU}", *failed)
     return 1 if failed or not sources else 0
