@@ -9,10 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 SYSROOT = Path("/usr/aarch64-linux-gnu")
-"""Where Debian and Ubuntu keep the C library of AArch64."""
+"""Where Debian and Ubuntu keep the libraries of AArch64."""
 LINKER = "aarch64-linux-gnu-gcc"
 EMULATORS = ("qemu-aarch64", "qemu-aarch64-static")
-INSTALL = "apt-get install --no-install-recommends qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+GUEST_LIBRARIES = ("lib/libc.so.6", "lib/libstdc++.so.6")
+PACKAGES = ("qemu-user", "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "libstdc++6-arm64-cross")
 
 LIBRARIES = {
     "mojo-compiler": ("libKGENCompilerRTShared.so", "libAsyncRTRuntimeGlobals.so", "libMSupportGlobals.so"),
@@ -30,14 +31,15 @@ def find_emulator() -> str:
     """The path of QEMU for programs of AArch64.
 
     Raises:
-        MissingError: It, the linker or the C library is not installed.
+        MissingError: It, the linker or a library is not installed.
     """
     emulator = next((path for name in EMULATORS if (path := shutil.which(name))), None)
     missing = [] if emulator else [" or ".join(EMULATORS)]
     missing += [] if shutil.which(LINKER) else [LINKER]
-    missing += [] if (SYSROOT / "lib" / "libc.so.6").exists() else [f"{SYSROOT}/lib/libc.so.6"]
+    missing += [str(SYSROOT / name) for name in GUEST_LIBRARIES if not (SYSROOT / name).exists()]
     if missing or not emulator:
-        raise MissingError(f"there is no {', no '.join(missing)}; on Debian and Ubuntu:\n    {INSTALL}")
+        install = f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
+        raise MissingError(f"there is no {', no '.join(missing)}; on Debian and Ubuntu:\n    {install}")
     return emulator
 
 
