@@ -21,7 +21,7 @@ override PROMPT := $(value PROMPT)
 export MODEL HOST PORT PROMPT REFERENCE CANDIDATE
 MODEL_FLAG = $${MODEL:+--model "$$MODEL"}
 
-.PHONY: help setup build serve generate chat test test-isas lint bench bench-peers quality load-test fuzz flood
+.PHONY: help setup build serve generate chat test test-isas test-neon lint bench bench-peers quality load-test fuzz flood
 .PHONY: gpu-compile bench-gpu screenshots clean
 .PHONY: train-setup train-tokenizer train-data train evaluate
 
@@ -65,6 +65,9 @@ test: build lint ## Check the code and run every test
 
 test-isas: build ## The tests of linear layers on every instruction set that this CPU has
 	@TEST_ALL_ISAS=1 $(BIN)/python -m pytest -q tests/unit/kernels/test_linear.py tests/unit/kernels/test_quantized_linear.py
+
+test-neon: setup ## The kernels' tests on an emulated Arm CPU (needs QEMU and a cross linker: says what to install)
+	@$(BIN)/python -m tests.neon
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check --quiet .

@@ -9,10 +9,11 @@ import jsonschema
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = {"setup", "serve", "generate", "chat", "test", "lint", "bench", "build"}
-# Tasks that need much time or a browser, which only the Makefile has.
+# Tasks that need much time, a browser or an emulator, which only the Makefile has.
 LONG = {
     "quality",
     "test-isas",
+    "test-neon",
     "bench-peers",
     "load-test",
     "fuzz",

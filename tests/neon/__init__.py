@@ -1,0 +1,1 @@
+"""The kernels on an emulated Arm CPU: ``python -m tests.neon``."""
