@@ -16,7 +16,7 @@ from ..utils.types import ReadPtr, WritePtr, untracked
 from .products import LANES, Vector16, sum_type
 from .softmax import INT16_MAX, MASKED, merge_factors, weigh_row
 
-comptime TILE_ROWS = 72
+comptime TILE_ROWS = 192
 """Most query rows of a tile: so many share each load of a key or value from memory."""
 comptime PARTIAL = LANES
 """Room of a saved row before its totals: its maximum and weight, and what keeps vectors aligned."""
