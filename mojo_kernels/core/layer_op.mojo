@@ -6,12 +6,12 @@ from max.gpu.host import DeviceContext
 
 from ..memory.batch import RaggedSlots
 from ..memory.kv_cache import PagedKVCache
+from ..utils.isa import has_tiles
 from ..utils.types import MutableInputTensor, require_cpu, untracked
 from .layer import LayerWork
 from .layer_memory import LayerSizes, LayerVectors
 from .matrix import Matrix
 from .tiled_linear import check_columns
-from ..utils.isa import has_tiles
 
 
 @extensibility.register("mili.layer")
@@ -22,8 +22,7 @@ struct Layer:
     `bits` is 0 or the bits of its quantised weights, and `offsets` whether those have offsets. With `pairs` and
     bfloat16 matrices, what is multiplied is rounded to bfloat16, except by `o`, the smallest, whose input's rounding
     costs the most accuracy for the least time (it stays float32, or is two bfloat16 where there are tiles); and so are
-    queries beside a bfloat16 cache. `scratch` is memory for the
-    op alone. The biases count where `biases` is set.
+    queries beside a bfloat16 cache. `scratch` is memory for the op alone. The biases count where `biases` is set.
     """
 
     @staticmethod

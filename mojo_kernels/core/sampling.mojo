@@ -83,7 +83,7 @@ def sample_row(row: LogitRow, params: RowParams, top_k: Int, uniform: Float64) -
     if params.temperature == 0:
         return Int32(row.first_largest())
     var inverse = 1 / params.temperature
-    var bound = MINUS_INFINITY
+    var bound: Float32
     var mass = Float64(-1)
     if 0 < top_k < row.size:
         bound = count_bound(row, top_k)
