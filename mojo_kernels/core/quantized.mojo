@@ -143,8 +143,8 @@ def quantized_panel[
     comptime if has_tiles[isa]():
         if first + PANEL <= w.rows:
             m = quantized_panel_by_amx(y, y_stride, x, m_size, w, panel, next.start)
-    # The first rows bring the weights into the cache, the others find them there.
-    var tile = m // 4
+    # The first rows bring the weights into the cache, the others find them there; AMX has asked for the next panel.
+    var tile = m // tile_rows[isa]()
     while m < m_size:
         comptime for rows in [4, 2, 1]:
             comptime if rows <= tile_rows[isa]():

@@ -4,8 +4,6 @@ What a panel has at 16 pairs of columns is four tiles as it lies. Each output's 
 any number of rows, one included, so a row's result never depends on the rows beside it (batch invariance).
 """
 
-from std.math import ceildiv
-
 from .packed import LINE, NextWeights, PANEL, fetch_ahead, store_outputs
 from ..utils.simd import WIDTH
 from ..utils.tiles import (
@@ -231,41 +229,32 @@ def tiled_panel[
     var after = next.after(1, x.columns // 2, STEP_BYTES)
     var left = x.rows % BLOCK_ROWS
     var whole = x.rows - left
+
+    def blocks(first: Int, last: Int, begin: Int, end: Int) {imm}:
+        for lane in range(0, min(outputs, PANEL), half):
+            for m in range(first, last, BLOCK_ROWS):
+                block_of_rows(
+                    y.unsafe_offset(m * y_stride + lane),
+                    y_stride,
+                    x,
+                    m,
+                    w.unsafe_offset(2 * lane),
+                    outputs - lane,
+                    begin,
+                    end,
+                    next if lane == 0 else after,
+                    m == 0,
+                )
+
     if whole > 0:
         configure_tiles(TILE_ROWS, TILE_ROWS)
         # Sums wait in y only where all lanes are outputs.
         var stretch = STRETCH if whole > BLOCK_ROWS and outputs >= PANEL else x.columns
         for begin in range(0, x.columns, stretch):
-            var end = min(begin + stretch, x.columns)
-            for lane in range(0, min(outputs, PANEL), half):
-                for m in range(0, whole, BLOCK_ROWS):
-                    block_of_rows(
-                        y.unsafe_offset(m * y_stride + lane),
-                        y_stride,
-                        x,
-                        m,
-                        w.unsafe_offset(2 * lane),
-                        outputs - lane,
-                        begin,
-                        end,
-                        next if lane == 0 else after,
-                        m == 0,
-                    )
+            blocks(0, whole, begin, min(begin + stretch, x.columns))
     if left > TILE_ROWS:
         configure_tiles(TILE_ROWS, left - TILE_ROWS)
-        for lane in range(0, min(outputs, PANEL), half):
-            block_of_rows(
-                y.unsafe_offset(whole * y_stride + lane),
-                y_stride,
-                x,
-                whole,
-                w.unsafe_offset(2 * lane),
-                outputs - lane,
-                0,
-                x.columns,
-                next if lane == 0 else after,
-                whole == 0,
-            )
+        blocks(whole, x.rows, 0, x.columns)
     elif left > 0:
         configure_tiles(left, left)
         few_rows(y.unsafe_offset(whole * y_stride), y_stride, x, whole, w, outputs, next)
