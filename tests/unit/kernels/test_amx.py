@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from max.driver import Buffer
 from max.dtype import DType
 from max.graph import ops
 
-from python_layer.model.packing import pack_quantized_rows, pack_rows, packed_shape, quantized_shape
-from python_layer.model.quantized import QuantFormat, QuantizedRows
+from python_layer.model.packing import quantized_shape
+from python_layer.model.quantized import QuantFormat
 from tests.amx.emulator import emulate_amx
 from tests.unit.kernels.harness import DEVICE, FLOAT, OpRunner, tensor, to_dtype
+from tests.unit.kernels.matrices import packed, packed_quantized, random_quantized
 
 BF16 = DType.bfloat16
 COLUMNS = 640
@@ -51,13 +51,6 @@ def quantized() -> OpRunner:
     return OpRunner([tensor(FLOAT, "T", COLUMNS), *packed], build)
 
 
-def packed(w: Buffer) -> Buffer:
-    rows = w.view(DType.uint16, w.shape).to_numpy()
-    target = np.zeros(packed_shape(rows.shape, w.dtype.name), rows.dtype)
-    pack_rows(rows, 0, target)
-    return Buffer.from_numpy(target).view(w.dtype, target.shape)
-
-
 @pytest.mark.parametrize(("outputs", "columns"), [(1, 32), (131, 96), (192, COLUMNS), (3001, 512)])
 def test_bfloat16_matches_reference_in_any_company(bfloat16: OpRunner, outputs: int, columns: int) -> None:
     rng = np.random.default_rng([outputs, columns])
@@ -77,16 +70,7 @@ def test_bfloat16_matches_reference_in_any_company(bfloat16: OpRunner, outputs: 
 
 def test_quantized_has_the_bits_of_vectors(quantized: OpRunner) -> None:
     rng = np.random.default_rng(1)
-    matrices = []
-    for form in FORMATS:
-        shape = (200, COLUMNS)
-        groups = (200, COLUMNS // form.group)
-        scales = rng.uniform(-0.1, 0.1, groups).astype(np.float16)
-        offsets = rng.uniform(-1, 1, groups).astype(np.float16) if form.offsets else None
-        values = rng.integers(0, 1 << form.bits, shape).astype(np.uint8)
-        target = np.zeros(quantized_shape(shape, form), np.uint8)
-        pack_quantized_rows(QuantizedRows(values, scales, offsets, form.bits, form.group), 0, target)
-        matrices.append(target)
+    matrices = [packed_quantized(random_quantized(rng, 200, COLUMNS, form)) for form in FORMATS]
     for rows in (0, 1, 15, 16, 17, 32, 45):
         results = quantized(rng.standard_normal((rows, COLUMNS)).astype(np.float32), *matrices)
         for number, form in enumerate(FORMATS):

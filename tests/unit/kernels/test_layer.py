@@ -12,11 +12,11 @@ from python_layer.model.config import Qwen3Config
 from python_layer.model.cpu_layers import layer_op, scratch_type
 from python_layer.model.graph_ops import StepInputs
 from python_layer.model.linear import LinearLayers
-from python_layer.model.packing import pack_quantized_rows, pack_rows, packed_shape, quantized_shape
 from python_layer.model.quantized import QuantFormat, quantize_rows
 from python_layer.utils.cpu import multiplies_bfloat16
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor, to_dtype
 from tests.unit.kernels.isas import BEST
+from tests.unit.kernels.matrices import packed, packed_quantized
 
 # Sizes that fill no panel of a matrix, but of attention's heads.
 HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, PAGE = 160, 224, 4, 2, 64, 16
@@ -70,18 +70,10 @@ def random_weight(rng: np.random.Generator, case: Case, name: str) -> Buffer | n
     values = (rng.standard_normal((rows, columns)) / columns**0.5).astype(np.float32)
     form = dict(case.formats).get(name)
     if form:
-        target = np.zeros(quantized_shape(values.shape, form), np.uint8)
-        rounded = quantize_rows(values, form.bits, form.group)
-        fitted = rounded.fitted(form)
-        assert fitted is not None
-        pack_quantized_rows(fitted, 0, target)
-        return target
-    buffer, _ = to_dtype(values, case.weights)
-    bits = np.uint16 if case.weights == DType.bfloat16 else np.uint32
-    plain = buffer.view(DType.uint16 if bits is np.uint16 else DType.uint32, values.shape).to_numpy()
-    target = np.zeros(packed_shape(values.shape, case.weights.name), bits)
-    pack_rows(plain, 0, target)
-    return Buffer.from_numpy(target).view(case.weights, target.shape)
+        rounded = quantize_rows(values, form.bits, form.group).fitted(form)
+        assert rounded is not None
+        return packed_quantized(rounded)
+    return packed(to_dtype(values, case.weights)[0])
 
 
 def by_parts(

@@ -8,10 +8,10 @@ from max.driver import Buffer
 from max.dtype import DType
 from max.graph import ops
 
-from python_layer.model.packing import pack_rows, packed_shape
 from python_layer.utils.cpu import multiplies_bfloat16
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor, to_dtype
 from tests.unit.kernels.isas import BEST, other_isas
+from tests.unit.kernels.matrices import packed
 
 CASES = [(BEST, FLOAT, DType.float32), (BEST, FLOAT, DType.bfloat16), (BEST, FLOAT, DType.float16)]
 """Instruction set, and types of x and of w."""
@@ -41,17 +41,6 @@ def weight_type(types: tuple[DType, DType]) -> DType:
 def rounded(x: np.ndarray, types: tuple[DType, DType]) -> np.ndarray:
     """x as the kernel gets it, in float64."""
     return to_dtype(x, types[0])[1].astype(np.float64)
-
-
-def packed(w: Buffer) -> Buffer:
-    """A matrix as the kernels want it, packed in two parts."""
-    bits = {DType.float32: DType.uint32}.get(w.dtype, DType.uint16)
-    rows = w.view(bits, w.shape).to_numpy()
-    target = np.zeros(packed_shape(rows.shape, w.dtype.name), rows.dtype)
-    middle = len(rows) // 3
-    pack_rows(rows[:middle], 0, target)
-    pack_rows(rows[middle:], middle, target)
-    return Buffer.from_numpy(target).view(w.dtype, target.shape)
 
 
 @pytest.fixture(scope="module")

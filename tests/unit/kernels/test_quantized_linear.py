@@ -1,7 +1,6 @@
 """mili.quantize_rows, mili.quantized_linear and mili.gather_quantized_rows in every format and instruction set."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -9,10 +8,11 @@ import pytest
 from max.dtype import DType
 from max.graph import ops
 
-from python_layer.model.packing import pack_quantized_rows, quantized_shape
-from python_layer.model.quantized import QuantFormat, QuantizedRows
+from python_layer.model.packing import quantized_shape
+from python_layer.model.quantized import QuantFormat
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor
 from tests.unit.kernels.isas import BEST, other_isas
+from tests.unit.kernels.matrices import packed_quantized, random_quantized
 
 FEW_FORMATS = [QuantFormat(8, 32, False), QuantFormat(4, 128, True)]
 CASES = [(BEST, form) for form in [*FEW_FORMATS, QuantFormat(8, 64, True), QuantFormat(4, 32, False)]]
@@ -72,27 +72,6 @@ def runner(form: QuantFormat, isa: str) -> Callable[[np.ndarray, np.ndarray, np.
     return one
 
 
-def random_rows(rng: np.random.Generator, rows: int, columns: int, form: QuantFormat) -> QuantizedRows:
-    """Every value and sign of scale occurs."""
-    groups = (rows, columns // form.group)
-    scales = rng.uniform(-0.1, 0.1, groups).astype(np.float16)
-    offsets = rng.uniform(-1, 1, groups).astype(np.float16) if form.offsets else None
-    values = rng.integers(0, 1 << form.bits, (rows, columns)).astype(np.uint8)
-    return QuantizedRows(values, scales, offsets, form.bits, form.group)
-
-
-def packed(w: QuantizedRows) -> np.ndarray:
-    """A matrix as the kernels want it, packed in two parts."""
-    target = np.zeros(quantized_shape(w.values.shape, w.format), np.uint8)
-    middle = len(w.values) // 3
-    for part in (slice(0, middle), slice(middle, None)):
-        offsets = None if w.offsets is None else w.offsets[part]
-        pack_quantized_rows(
-            replace(w, values=w.values[part], scales=w.scales[part], offsets=offsets), part.start, target
-        )
-    return target
-
-
 def name_of(case: tuple[str, QuantFormat]) -> str:
     isa, form = case
     return f"{isa}-{form.bits}bit-{form.group}{'-offsets' if form.offsets else ''}"
@@ -111,10 +90,10 @@ def test_matches_reference(case: tuple[str, QuantFormat], rows: int, outputs: in
     rng = np.random.default_rng([rows, outputs])
     x = rng.standard_normal((rows, groups * form.group)).astype(np.float32)
     x[0, :32] *= 50  # another scale for one group
-    w = random_rows(rng, outputs, groups * form.group, form)
+    w = random_quantized(rng, outputs, groups * form.group, form)
     chosen = rng.integers(0, outputs, 9).astype(np.int32)
 
-    values, scales, linear, gathered = runner(form, isa)(x, packed(w), chosen, outputs)
+    values, scales, linear, gathered = runner(form, isa)(x, packed_quantized(w), chosen, outputs)
 
     grouped = x.reshape(rows, groups, -1)
     largest = np.abs(grouped).max(2)
@@ -137,7 +116,7 @@ def test_matches_reference(case: tuple[str, QuantFormat], rows: int, outputs: in
 def test_every_instruction_set_gives_the_same(form: QuantFormat) -> None:
     rng = np.random.default_rng(3)
     x = rng.standard_normal((7, 256)).astype(np.float32)
-    w = packed(random_rows(rng, 200, 256, form))
+    w = packed_quantized(random_quantized(rng, 200, 256, form))
     first, *others = (runner(form, isa)(x, w, np.zeros(0, np.int32), 200)[2] for isa in [BEST, *other_isas()])
     for other in others:
         np.testing.assert_allclose(other, first, rtol=1e-4, atol=1e-3)
@@ -147,7 +126,7 @@ def test_a_row_never_depends_on_its_neighbours(case: tuple[str, QuantFormat]) ->
     isa, form = case
     rng = np.random.default_rng(1)
     x = rng.standard_normal((70, 384)).astype(np.float32)
-    w = packed(random_rows(rng, 1030, 384, form))
+    w = packed_quantized(random_quantized(rng, 1030, 384, form))
     none = np.zeros(0, np.int32)
     run = runner(form, isa)
     whole = run(x, w, none, 1030)[2]
@@ -157,7 +136,7 @@ def test_a_row_never_depends_on_its_neighbours(case: tuple[str, QuantFormat]) ->
 
 def test_zeros_and_no_rows(case: tuple[str, QuantFormat]) -> None:
     isa, form = case
-    w = packed(random_rows(np.random.default_rng(2), 70, 128, form))
+    w = packed_quantized(random_quantized(np.random.default_rng(2), 70, 128, form))
     run = runner(form, isa)
     zeros = run(np.zeros((2, 128), np.float32), w, np.zeros(0, np.int32), 70)
     assert not any(result.any() for result in zeros)
