@@ -23,14 +23,11 @@ from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import DEFAULT_MODEL
 from python_layer.model.quantization import FLOAT8_KINDS
 from python_layer.model.sampler import SampleGraph
+from tests.performance.peers.checkpoint import CONFIG, QWEN3_8B
 from tests.ptx.assembler import Assembler
 from tests.ptx.compiled import LINEAR, compile_kernels
 
-SHAPES = {
-    "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "tie_word_embeddings": True},
-    "8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "tie_word_embeddings": False},
-}
-"""What tells Qwen3 models apart; see :func:`config_of`."""
+SHAPES = {"0.6B": CONFIG, "8B": QWEN3_8B}
 LAYERS = 2
 """Of the whole models that are compiled: all layers are one subgraph, which is compiled once."""
 KERNELS = ("attention", "qk_norm_rope", "normalization", "elementwise", "linear")
@@ -45,11 +42,7 @@ def config_of(shape: str) -> Qwen3Config:
     """The configuration of a Qwen3 model with fewer layers, or of models/mili-tiny."""
     if shape == "tiny":
         return Qwen3Config.from_pretrained(DEFAULT_MODEL)
-    fixed = {"vocab_size": 151_936, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40_960}
-    rope = {"rope_theta": 1_000_000.0, "rms_norm_eps": 1e-6, "torch_dtype": "bfloat16", "model_type": "qwen3"}
-    return Qwen3Config.from_dict(
-        {**fixed, **rope, **SHAPES[shape], "num_hidden_layers": LAYERS, "eos_token_id": 151_645}
-    )
+    return Qwen3Config.from_dict(SHAPES[shape] | {"num_hidden_layers": LAYERS})
 
 
 def check_kernels(architecture: str) -> Iterator[str]:
