@@ -109,15 +109,15 @@ def sample_row(row: LogitRow, params: RowParams, top_k: Int, uniform: Float64) -
 
 @extensibility.register("mili.sample")
 struct Sample:
-    """Draws one token per row of `logits[R, V]`, and reports log-probabilities where they are wanted.
+    """Draws one token for each of the first S rows of `logits[R, V]`, and reports log-probabilities where wanted.
 
-    `params[R, 6]` holds temperature, top_p, min_p and the repetition, presence and frequency penalties;
-    `top_k[R]` is 0 for no limit; `uniform[R]` are the draws, in [0, 1). Row r's logits are edited at the
+    `params[S, 6]` holds temperature, top_p, min_p and the repetition, presence and frequency penalties;
+    `top_k[S]` is 0 for no limit; `uniform[S]` are the draws, in [0, 1). Row r's logits are edited at the
     tokens `edit_tokens[edit_offsets[r]:edit_offsets[r + 1]]`, each named once: `edit_bias` is added, `edit_seen`
     says whether the repetition penalty applies, `edit_counts` how often the token is in the answer. Before that,
-    where `mask_of[R]` is not negative, only tokens whose bit is set in that row of `masks[M, ceil(V / 32)]` are left.
+    where `mask_of[S]` is not negative, only tokens whose bit is set in that row of `masks[M, ceil(V / 32)]` are left.
 
-    `wanted[R]` is the number of likeliest tokens to report in `top_ids[R, K]` and `top_logprobs[R, K]`, and -1
+    `wanted[S]` is the number of likeliest tokens to report in `top_ids[S, K]` and `top_logprobs[S, K]`, and -1
     for no log-probability at all. Those are of the logits before any edit.
     """
 
@@ -143,6 +143,8 @@ struct Sample:
         masks: InputTensor[dtype=DType.uint32, rank=2, ...],
         ctx: DeviceContext,
     ) raises:
+        if tokens.dim_size(0) > logits.dim_size(0):
+            raise Error("mili.sample: ", tokens.dim_size(0), " tokens from ", logits.dim_size(0), " rows of logits")
         comptime if target == "gpu":
             launch_sample(
                 tokens.unsafe_ptr(),

@@ -40,6 +40,7 @@ GRAPH_PARTS = (
     "linear.py",
     "quantization.py",
     "rope.py",
+    "sample_graph.py",
     "weight_spec.py",
     "weights.py",
 )

@@ -4,15 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import numpy as np
 import psutil
 from max.driver import Buffer
-from numpy.typing import NDArray
 
 from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.config import Qwen3Config
 from python_layer.model.kv_cache import KVCacheLayout
-from python_layer.model.sampler import MOST_LOGPROBS, Sampler, SamplingRow
+from python_layer.model.sample_graph import MOST_LOGPROBS
+from python_layer.model.sampler import Drawn, SamplingRow
 from python_layer.model.sampling import SamplingParams, seed_of
 from python_layer.tokenizer import QwenTokenizer, StreamingDetokenizer
 from python_layer.utils.errors import ContextLengthError, InvalidRequestError, OutOfMemoryError, TokenizerError
@@ -38,15 +37,11 @@ class StepModel(Protocol):
     def tokenizer(self) -> QwenTokenizer | None:
         """Its tokenizer, if the checkpoint has one."""
 
-    @property
-    def sampler(self) -> Sampler:
-        """Chooses tokens."""
-
     def allocate_cache(self, pages: int) -> Buffer:
         """A KV cache of so many pages."""
 
-    def step(self, batch: RaggedBatch, cache: Buffer) -> Buffer | NDArray[np.float32]:
-        """Logits [R, vocab_size] of the batch's wanted rows."""
+    def drawn_step(self, batch: RaggedBatch, cache: Buffer, rows: Sequence[SamplingRow]) -> Drawn:
+        """Computes a batch, and draws a token from each of its wanted rows."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +168,9 @@ class Generator:
                 computed += len(chunk)
                 last = computed == len(known)
                 rows = RequestRows(chunk, computed - len(chunk), range(pages), (-1,) if last else ())
-                logits = self._model.step(RaggedBatch.of([rows]), cache)
-            [sampled] = self._model.sampler.sample(logits, [SamplingRow(params, seed, index, logprobs=logprobs)])
+                wanted = [SamplingRow(params, seed, index, logprobs=logprobs)] if last else []
+                drawn = self._model.drawn_step(RaggedBatch.of([rows]), cache, wanted)
+            [sampled] = drawn.read()
             token, logprob = sampled.token, sampled.logprob
             assert logprob is not None
             known.append(token)

@@ -1,4 +1,4 @@
-"""The Qwen3 graph: one ragged batch in, the logits of the wanted rows out, the KV cache updated in place.
+"""The Qwen3 graph: one ragged batch in, logits and drawn tokens of the wanted rows out, the KV cache updated in place.
 
 The architecture is that of the Qwen3 technical report (arXiv:2505.09388), section 2: pre-norm blocks of
 grouped-query attention with QK norm and RoPE, and of SwiGLU.
@@ -21,6 +21,7 @@ from python_layer.model.linear import LinearLayers
 from python_layer.model.quantization import float8_specs, quantized_specs
 from python_layer.model.quantized import QuantFormat
 from python_layer.model.rope import rope_frequencies
+from python_layer.model.sample_graph import row_types, sample
 from python_layer.model.weight_spec import WeightSpec
 from python_layer.model.weights import EMBEDDING, FINAL_NORM, LM_HEAD, weight_specs
 
@@ -66,15 +67,19 @@ def build_graph(
         float8: Kinds of matrices that are e4m3; on a GPU only.
 
     Returns:
-        A graph with inputs [cache, token_ids, positions, row_offsets, page_table, logit_rows] and the
-        output logits [R, vocab_size], float32. Sizes T, B, P, R and the number of pages are symbolic.
+        A graph with inputs [cache, token_ids, positions, row_offsets, page_table, logit_rows] and the output logits
+        [R, vocab_size], float32. On a CPU it draws tokens too, see :mod:`~python_layer.model.sample_graph`: a graph of
+        its own would wait for the threads once more. All sizes but the model's are symbolic.
     """
-    inputs = [
+    inputs: list[BufferType | TensorType] = [
         BufferType(layout.dtype, ["pages", *layout.page_shape], device),
         *(TensorType(DType.int32, shape, device) for shape in (["T"], ["T"], ["B_plus_1"], ["B", "P"], ["R"])),
     ]
+    batch = len(inputs)
+    if device.is_cpu():
+        inputs += row_types(device)
     with Graph("qwen3", input_types=inputs, custom_extensions=[kernels]) as graph:
-        step = StepInputs(graph.inputs[0].buffer, *(value.tensor for value in graph.inputs[1:]))
+        step = StepInputs(graph.inputs[0].buffer, *(value.tensor for value in graph.inputs[1:batch]))
         specs = quantized_specs(weight_specs(config, packed=device.is_cpu()), linear.formats)
         specs = float8_specs(specs, float8)
         weights = {spec.name: _weight(spec, dtype, device) for spec in specs}
@@ -97,7 +102,8 @@ def build_graph(
             wanted = custom_op("gather_rows", [normed, step.logit_rows], size, normed.dtype)
         head = EMBEDDING if config.tie_word_embeddings else LM_HEAD
         if device.is_cpu():
-            graph.output(linear.apply(head, wanted, weights[head], config.vocab_size))
+            logits = linear.apply(head, wanted, weights[head], config.vocab_size)
+            graph.output(logits, *sample(logits, [value.tensor for value in graph.inputs[batch:]]))
         else:
             graph.output(gpu_linear(wanted, weights[head], linear.isa, dtype=FLOAT))
     return graph

@@ -11,7 +11,7 @@ from python_layer.model.hub import resolve_model
 from python_layer.model.kernels import default_cache_dir
 from python_layer.model.precision import Precision
 from python_layer.model.qwen3_model import Qwen3Model
-from python_layer.model.sampler import SampleGraph
+from python_layer.model.sample_graph import SampleGraph
 from python_layer.model.weight_cache import WeightCache
 from python_layer.model.weight_loader import Progress, WeightLoader
 from python_layer.utils.settings import Settings

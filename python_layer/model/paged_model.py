@@ -1,5 +1,7 @@
 """A model together with the one KV cache it serves all requests from."""
 
+from dataclasses import dataclass
+
 from max.driver import Buffer
 
 from python_layer.model.batch import RaggedBatch
@@ -9,6 +11,19 @@ from python_layer.model.drawn_tokens import DrawnTokens
 from python_layer.model.pages import make_pages
 from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.model.sampler import Drawn, SamplingRow
+
+
+@dataclass(frozen=True)
+class NotedStep:
+    """A step of a CPU, which waits for what is drawn from it: to compute both at once is faster.
+
+    Attributes:
+        batch: What to compute.
+        token_ids: As in :meth:`~python_layer.model.qwen3_model.Qwen3Model.step`.
+    """
+
+    batch: RaggedBatch
+    token_ids: Buffer | None
 
 
 class PagedModel:
@@ -38,15 +53,15 @@ class PagedModel:
         """The KV cache."""
         return self._pages.cache
 
-    def forward(self, batch: RaggedBatch, drawn: DrawnTokens | None = None) -> Buffer:
-        """Computes a batch, whose keys and values go into the cache.
+    def forward(self, batch: RaggedBatch, drawn: DrawnTokens | None = None) -> Buffer | NotedStep:
+        """Begins to compute a batch, whose keys and values go into the cache.
 
         Args:
             batch: What to compute.
             drawn: Where its tokens come from that are not known yet.
 
         Returns:
-            Logits of its wanted rows, on the device; to be drawn from before the next batch. A GPU may not have
+            Logits of its wanted rows, on the device; to be drawn from before anything else. A GPU may not have
             computed them yet: it does what it is asked for in order, and copies of pages too.
         """
         token_ids = None
@@ -54,14 +69,18 @@ class PagedModel:
             if self._gatherer is None:
                 raise ValueError("the model was made without overlap, so it takes no tokens from the step before")
             token_ids = self._gatherer.token_ids(batch.token_ids, drawn)
-        if self._decodes is not None and is_decode(batch):
+        if self._decodes is None:
+            return NotedStep(batch, token_ids)
+        if is_decode(batch):
             self._model.check(batch, self.cache)
             return self._decodes.step(batch, token_ids)
         return self._model.step(batch, self.cache, token_ids)
 
-    def draw(self, logits: Buffer, rows: list[SamplingRow]) -> Drawn:
+    def draw(self, logits: Buffer | NotedStep, rows: list[SamplingRow]) -> Drawn:
         """Draws a token from each row; what was drawn before must have been read."""
-        return self._model.sampler.draw(logits, rows)
+        if isinstance(logits, NotedStep):
+            return self._model.drawn_step(logits.batch, self.cache, rows, logits.token_ids)
+        return self._model.draw(logits, rows)
 
     def copy_page(self, source: int, target: int) -> None:
         """Copies a page, every layer of it."""

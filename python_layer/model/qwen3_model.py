@@ -25,8 +25,9 @@ from python_layer.model.kernels import default_cache_dir
 from python_layer.model.pages import make_pages
 from python_layer.model.precision import Precision
 from python_layer.model.quantization import describe, float8_specs, quantized_specs
-from python_layer.model.sampler import Sampler
+from python_layer.model.sampler import Drawn, Sampler, SamplingRow
 from python_layer.model.sampling import SamplingParams
+from python_layer.model.step_runner import StepRunner
 from python_layer.model.thread_pool import start_thread_pool
 from python_layer.model.weight_loader import LoadedWeights, WeightLoader
 from python_layer.model.weights import ignored_tensors, weight_specs
@@ -130,17 +131,18 @@ class Qwen3Model:
         self._graphs = cache
         # Compiling a graph keeps one core busy, and so does reading a tokenizer.
         others = ThreadPoolExecutor(2)
-        sampler = others.submit(Sampler, cache, self.device)
+        sampler = others.submit(Sampler, cache, self.device) if self.device.is_gpu else None
         self._tokenizer = others.submit(read_tokenizer, self.folder)
         others.shutdown(wait=False)
         executable, cached = cache.get(graph)
-        self.sampler = sampler.result()
+        drawing = None if sampler is None else sampler.result()
         compiled_at = time.perf_counter()
         self._weights = weight_loader.load(specs, self.dtype, unused=unused)
         loaded_at = time.perf_counter()
         session = InferenceSession(devices=[self.device.open()])
         try:
             self._model = session.init(executable, weights_registry=_registry(self._weights))
+            self._runner = StepRunner(self._model, self.device, config.vocab_size, drawing)
             with coarse_timers():  # the runtime's log thread, which the first step starts, polls every 100 µs
                 self.step(RaggedBatch.of([RequestRows([0], start=0, pages=[0])]), self.allocate_cache(1))
         except (RuntimeError, ValueError) as error:
@@ -218,11 +220,18 @@ class Qwen3Model:
             token_ids: The batch's on the device, int32 [T], where the batch does not have them all.
         """
         self.check(batch, cache)
-        device = self.device.open()
-        arrays = (batch.token_ids, batch.positions, batch.row_offsets, batch.page_table, batch.logit_rows)
-        ids, *inputs = (Buffer.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays)
-        (logits,) = self._model.execute(cache, ids if token_ids is None else token_ids, *inputs)
-        return logits
+        return self._runner.step(batch, cache, token_ids)
+
+    def drawn_step(
+        self, batch: RaggedBatch, cache: Buffer, rows: Sequence[SamplingRow], token_ids: Buffer | None = None
+    ) -> Drawn:
+        """As :meth:`step`, with a token drawn from each of the wanted rows, as ``rows`` says."""
+        self.check(batch, cache)
+        return self._runner.drawn_step(batch, cache, rows, token_ids)
+
+    def draw(self, logits: Buffer, rows: Sequence[SamplingRow]) -> Drawn:
+        """Draws a token from each of a GPU's logits; what was drawn before must have been read."""
+        return self._runner.draw(logits, rows)
 
     def token_gatherer(self) -> TokenGatherer:
         """Puts tokens that were drawn on the device into batches; errors as in :class:`TokenGatherer`."""

@@ -1,22 +1,19 @@
-"""Draws tokens on the device that holds the logits: the ``mili.sample`` op in a small graph of its own."""
+"""Draws tokens on the device that holds the logits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from max.driver import Buffer
-from max.dtype import DType
 from max.engine import InferenceSession
-from max.graph import DeviceRef, Graph, TensorType, ops
 from numpy.typing import NDArray
 
 from python_layer.model.compile_cache import CompiledGraphs
 from python_layer.model.device import CPU_DEVICE, ComputeDevice
 from python_layer.model.host_copies import Copying, HostCopies
+from python_layer.model.sample_graph import SampleGraph
 from python_layer.model.sampling import SamplingParams, uniform_draw
 
-MOST_LOGPROBS = 20
 BANNED = -np.inf
 
 
@@ -72,43 +69,8 @@ class SampledToken:
     top: list[tuple[int, float]]
 
 
-@dataclass(frozen=True)
-class SampleGraph:
-    """The graph of the sampler: one for every model, all sizes symbolic."""
-
-    device: DeviceRef = field(default_factory=DeviceRef.CPU)
-
-    def build(self, kernels: Path) -> Graph:
-        """Inputs as :class:`Sampler` gives them, outputs tokens, logprobs, top ids and top logprobs."""
-        device = self.device
-        shapes: list[tuple[DType, list[str | int]]] = [
-            (DType.float32, ["R", "V"]),
-            (DType.float32, ["R", 6]),
-            (DType.int32, ["R"]),
-            (DType.float64, ["R"]),
-            (DType.int32, ["R"]),
-            (DType.int32, ["R_plus_1"]),
-            (DType.int32, ["E"]),
-            (DType.float32, ["E"]),
-            (DType.int32, ["E"]),
-            (DType.int32, ["E"]),
-            (DType.int32, ["R"]),
-            (DType.uint32, ["M", "W"]),
-        ]
-        types = [TensorType(dtype, shape, device) for dtype, shape in shapes]
-        outputs = [
-            TensorType(DType.int32, ["R"], device),
-            TensorType(DType.float64, ["R"], device),
-            TensorType(DType.int32, ["R", MOST_LOGPROBS], device),
-            TensorType(DType.float64, ["R", MOST_LOGPROBS], device),
-        ]
-        with Graph("sample", input_types=types, custom_extensions=[kernels]) as graph:
-            graph.output(*ops.custom("mili.sample", device, [value.tensor for value in graph.inputs], outputs))
-        return graph
-
-
 class Sampler:
-    """Samples rows of logits.
+    """Samples rows of logits, in a graph of its own.
 
     Args:
         cache: Holds the compiled graph.
@@ -136,8 +98,7 @@ class Sampler:
         vocab = source.shape[1]
         inputs = (Buffer.from_numpy(array).to(self._device) for array in sampler_inputs(rows, vocab))
         outputs = self._model.execute(source.to(self._device), *inputs)
-        wanted = outputs if any(row.logprobs is not None for row in rows) else outputs[:1]
-        return Drawn(tuple(rows), vocab, outputs[0], self._copies.begin(wanted))
+        return Drawn.of(rows, vocab, outputs, self._copies)
 
 
 @dataclass(frozen=True)
@@ -155,6 +116,12 @@ class Drawn:
     vocab: int
     tokens: Buffer | None
     copying: Copying | None
+
+    @classmethod
+    def of(cls, rows: Sequence[SamplingRow], vocab: int, outputs: Sequence[Buffer], copies: HostCopies) -> "Drawn":
+        """What the op ``mili.sample`` gave, with what is wanted of it on the way to the host."""
+        wanted = outputs if any(row.logprobs is not None for row in rows) else outputs[:1]
+        return cls(tuple(rows), vocab, outputs[0], copies.begin(wanted))
 
     def read(self) -> list[SampledToken]:
         """The tokens, once they are on the host; only ids leave the device where nothing else is wanted."""
@@ -194,7 +161,7 @@ def sampler_inputs(rows: Sequence[SamplingRow], vocab: int) -> tuple[NDArray[np.
     masks = [row.mask for row in rows if row.mask is not None]
     mask_of = np.cumsum([row.mask is not None for row in rows], dtype=np.int32) - 1
     return (
-        np.array(params, np.float32),
+        np.array(params, np.float32).reshape(-1, 6),
         np.array([min(row.params.top_k, vocab) for row in rows], np.int32),
         np.array([uniform_draw(row.seed, row.index) if row.params.temperature else 0.0 for row in rows]),
         np.array([-1 if row.logprobs is None else row.logprobs for row in rows], np.int32),

@@ -22,7 +22,7 @@ from python_layer.model.kernels import kernel_package
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import DEFAULT_MODEL
 from python_layer.model.quantization import FLOAT8_KINDS
-from python_layer.model.sampler import SampleGraph
+from python_layer.model.sample_graph import SampleGraph
 from tests.performance.peers.checkpoint import CONFIG, QWEN3_8B
 from tests.ptx.assembler import Assembler
 from tests.ptx.compiled import LINEAR, compile_kernels

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,20 +13,22 @@ from max.dtype import DType
 from python_layer.model import device as devices
 from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.captured import CapturedDecodes, filled_up, is_decode, power_of_two_from
-from python_layer.model.compile_cache import GRAPH_PARTS, graph_code
+from python_layer.model.compile_cache import GRAPH_PARTS, CompileCache, graph_code
 from python_layer.model.compiled_folder import MANIFEST, CompiledFolder
 from python_layer.model.config import Qwen3Config
 from python_layer.model.device import CPU_DEVICE, ComputeDevice, parse_target, resolve_device
 from python_layer.model.drawn_tokens import DrawnTokens
 from python_layer.model.graph_choice import model_graph
 from python_layer.model.host_copies import HostCopies
-from python_layer.model.kernels import source_hash
+from python_layer.model.kernels import default_cache_dir, source_hash
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import DEFAULT_MODEL
 from python_layer.model.pages import DevicePages, page_view
 from python_layer.model.precision import Precision
 from python_layer.model.qwen3_model import Qwen3Model
-from python_layer.model.sampler import SampleGraph
+from python_layer.model.sample_graph import SampleGraph
+from python_layer.model.sampler import Sampler, SamplingRow, sampler_inputs
+from python_layer.model.sampling import SamplingParams
 from python_layer.model.weights import weight_specs
 from python_layer.utils.errors import CompileError, ConfigError, DeviceError
 
@@ -111,22 +112,24 @@ def test_prefills_chunks_and_other_logits_are_no_decodes() -> None:
 
 
 class Replayed:
-    """A compiled model on the CPU with a GPU's capture and replay: inputs and outputs stay in their places."""
+    """A compiled model on the CPU with a GPU's capture and replay: inputs and logits stay in their places."""
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._outputs: dict[int, list[Buffer]] = {}
+    def __init__(self, model: Qwen3Model) -> None:
+        self._model = model._model
+        self._no_draws = [Buffer.from_numpy(array) for array in sampler_inputs((), model.config.vocab_size)]
+        self._logits: dict[int, Buffer] = {}
 
     def capture(self, key: int, *inputs: Buffer) -> list[Buffer]:
-        assert key not in self._outputs
-        self._outputs[key] = self._model.execute(*inputs)
-        for output in self._outputs[key]:
-            output.to_numpy()[:] = 0  # a capture computes nothing
-        return self._outputs[key]
+        assert key not in self._logits
+        self._logits[key] = self._execute(*inputs)
+        self._logits[key].to_numpy()[:] = 0  # a capture computes nothing
+        return [self._logits[key]]
 
     def replay(self, key: int, *inputs: Buffer) -> None:
-        for target, source in zip(self._outputs[key], self._model.execute(*inputs), strict=True):
-            target.to_numpy()[:] = source.to_numpy()
+        self._logits[key].to_numpy()[:] = self._execute(*inputs).to_numpy()
+
+    def _execute(self, *inputs: Buffer) -> Buffer:
+        return self._model.execute(*inputs, *self._no_draws)[0]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +141,7 @@ def test_captured_decodes_give_the_logits_of_the_model(model: Qwen3Model) -> Non
     cache = model.allocate_cache(9)
     prompts, pages = [[5, 9, 3], [7] * 20, [1], [2, 4]], [[0], [1, 2], [3], [4]]
     model.forward(RaggedBatch.of([RequestRows(p, 0, own) for p, own in zip(prompts, pages, strict=True)]), cache)
-    captured = CapturedDecodes(Replayed(model._model), cache, spare_page=8, device=CPU())
+    captured = CapturedDecodes(Replayed(model), cache, spare_page=8, device=CPU())
     for count in (4, 3, 1, 3):  # 4 and 3 are one capture
         rows = [RequestRows([11], len(p), own) for p, own in zip(prompts[:count], pages, strict=False)]
         batch = RaggedBatch.of(rows)
@@ -147,6 +150,26 @@ def test_captured_decodes_give_the_logits_of_the_model(model: Qwen3Model) -> Non
         unknown = replace(batch, token_ids=np.zeros_like(batch.token_ids))
         on_device = Buffer.from_numpy(batch.token_ids)
         np.testing.assert_array_equal(captured.step(unknown, on_device).to_numpy(), expected)
+
+
+def test_a_step_draws_what_the_sampler_draws_from_its_logits(model: Qwen3Model) -> None:
+    cache, vocab = model.allocate_cache(4), model.config.vocab_size
+    mask = np.zeros((vocab + 31) // 32, np.uint32)
+    mask[[1, 7]] = 0x00F0_0001
+    rows = [
+        SamplingRow(SamplingParams(), 0, 0, logprobs=3),
+        SamplingRow(SamplingParams(temperature=5.0), seed=7, index=2),
+        SamplingRow(SamplingParams(temperature=5.0, top_k=30, repetition_penalty=3.0), 9, 0, seen=[5, 9], mask=mask),
+        SamplingRow(SamplingParams(), 0, 0, logprobs=0, forced=17),
+    ]
+    batch = RaggedBatch.of([RequestRows([5, 9, 3], 0, [0], range(3)), RequestRows([7] * 20, 0, [1, 2])])
+    apart = Sampler(CompileCache(default_cache_dir())).sample(model.forward(batch, cache), rows)
+    assert model.drawn_step(batch, cache, rows).read() == apart
+    assert apart[2].token // 32 in (1, 7) and apart[3].token == 17
+    assert model.drawn_step(batch, cache, rows[:2]).read() == apart[:2]
+    assert model.drawn_step(replace(batch, logit_rows=batch.logit_rows[:0]), cache, []).read() == []
+    with pytest.raises(ValueError, match="5 tokens from 4 rows of logits"):
+        model.drawn_step(batch, cache, [*rows, rows[0]])
 
 
 def test_drawn_tokens_come_into_a_batch_on_the_device(model: Qwen3Model) -> None:

@@ -13,7 +13,7 @@ from python_layer.model.config import Qwen3Config
 from python_layer.model.generation import PREFILL_CHUNK, Generator
 from python_layer.model.kernels import default_cache_dir
 from python_layer.model.kv_cache import KVCacheLayout
-from python_layer.model.sampler import Sampler
+from python_layer.model.sampler import Drawn, Sampler, SamplingRow
 from python_layer.model.sampling import SamplingParams
 from python_layer.utils.errors import InvalidRequestError
 
@@ -44,17 +44,17 @@ class CountingModel:
 
     def __init__(self) -> None:
         self.steps: list[tuple[int, int]] = []
-        self.sampler = Sampler(CompileCache(default_cache_dir()))
+        self._sampler = Sampler(CompileCache(default_cache_dir()))
 
     def allocate_cache(self, pages: int) -> Buffer:
         return self.layout.allocate(pages)
 
-    def step(self, batch: RaggedBatch, cache: Buffer) -> np.ndarray:
+    def drawn_step(self, batch: RaggedBatch, cache: Buffer, rows: Sequence[SamplingRow]) -> Drawn:
         batch.check(VOCAB, cache.shape[0], 16)
         self.steps.append((int(batch.positions[0]), len(batch.token_ids)))
         logits = np.zeros((len(batch.logit_rows), VOCAB), np.float32)
         logits[:, (batch.token_ids[-1] + 1) % VOCAB] = 5
-        return logits
+        return self._sampler.draw(logits, rows)
 
 
 @pytest.mark.parametrize(("prompt", "count"), [([1], 1), ([1, 2, 3], 17), (range(10), 20)])
