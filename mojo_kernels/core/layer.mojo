@@ -1,21 +1,17 @@
-"""A transformer block on CPU cores in one go: h = x + attention(norm(x)), y = h + mlp(norm(h)).
+"""A transformer block on CPU cores in phases of independent units: h = x + attention(norm(x)), y = h + mlp(norm(h)).
 
-What an op for each part would leave to MAX, waking the threads and waiting for them, `utils/phases.mojo` does: one
-thread does the rows of a small phase while the others ask memory for the weights of the next one. The parts are those
-of the other files of this folder, and give the same bits.
+The parts are those of the other files of this folder, and give the same bits. `layers.mojo` hands the units out.
 """
 
-from ..memory.batch import RaggedQueries, RaggedSlots
+from ..memory.batch import RaggedSlots
 from ..memory.kv_cache import PagedKVCache
-from ..utils.phases import PhaseQueue, Ticket, run_team, team_size
 from ..utils.simd import WIDTH, store_row
 from ..utils.types import ReadPtr, WritePtr
 from .activations import swiglu_row
-from .attention import AttentionWork
 from .layer_memory import LayerSizes, LayerVectors, Scratch
 from .matrix import LinearWeights
 from .normalization import rms_norm_row
-from .packed import PANEL, fetch_panel
+from .packed import PANEL
 from .rope import rotate_half
 
 comptime NORM = 0
@@ -30,135 +26,59 @@ comptime SWIGLU = 8
 comptime DOWN = 9
 comptime PHASES = 10
 
-comptime FETCHED = 32 * 1024
-"""Bytes of weights that a thread that waits asks for."""
 
-
+@fieldwise_init
 struct LayerWork[
     cache_type: DType,
     query_type: DType,
     head_dim: Int,
-    amx: Bool,
     Qkv: LinearWeights,
     Mix: LinearWeights,
     GateUp: LinearWeights,
     Down: LinearWeights,
-]:
-    """One layer's work on one batch."""
+](TrivialRegisterPassable):
+    """One layer's work on one batch, but for attention's own phases."""
 
     var sizes: LayerSizes
     var x: ReadPtr[DType.float32]
     """[T, hidden]: the layer's input."""
     var y: WritePtr[DType.float32]
-    """[T, hidden]: its output."""
+    """[T, hidden]: its output; may be x."""
     var rope: ReadPtr[DType.float32]
-    """[T, head_dim]."""
+    """[T, head_dim], see `mili.rope_table`."""
     var scratch: Scratch
     var vectors: LayerVectors
+    """Norms and biases."""
     var qkv: Self.Qkv
+    """Projection to queries, keys and values."""
     var mix: Self.Mix
+    """Projection of what attention gives."""
     var gate_up: Self.GateUp
+    """Projection to the MLP's gate and its factor."""
     var down: Self.Down
+    """Projection back."""
     var kv: PagedKVCache[Self.cache_type]
+    """The layer's cache."""
     var slots: RaggedSlots
-    var attention: AttentionWork[Self.cache_type, Self.query_type, Self.head_dim, Self.amx]
+    """Where rows write to it."""
 
-    def __init__(
-        out self,
-        sizes: LayerSizes,
-        x: ReadPtr[DType.float32],
-        y: WritePtr[DType.float32],
-        rope: ReadPtr[DType.float32],
-        memory: WritePtr[DType.float32],
-        vectors: LayerVectors,
-        qkv: Self.Qkv,
-        mix: Self.Mix,
-        gate_up: Self.GateUp,
-        down: Self.Down,
-        kv: PagedKVCache[Self.cache_type],
-        slots: RaggedSlots,
-    ):
-        """The work.
-
-        Args:
-            sizes: How large everything is.
-            x: [T, hidden].
-            y: [T, hidden], written.
-            rope: [T, head_dim], see `mili.rope_table`.
-            memory: [T, sizes.scratch()].
-            vectors: Norms and biases.
-            qkv: Projection to queries, keys and values.
-            mix: Projection of what attention gives.
-            gate_up: Projection to the MLP's gate and its factor.
-            down: Projection back.
-            kv: The layer's cache.
-            slots: Where rows write to it.
-        """
-        self.sizes = sizes
-        self.x = x
-        self.y = y
-        self.rope = rope
-        self.scratch = Scratch(memory, sizes)
-        self.vectors = vectors
-        self.qkv = qkv
-        self.mix = mix
-        self.gate_up = gate_up
-        self.down = down
-        self.kv = kv
-        self.slots = slots
-        var batch = RaggedQueries[Self.query_type](
-            q=self.scratch.queries.unsafe_bitcast[Scalar[Self.query_type]](),
-            out_=self.scratch.attended,
-            positions=slots.positions,
-            row_offsets=slots.row_offsets,
-            page_table=slots.page_table,
-            requests=slots.requests,
-            pages_per_request=slots.pages_per_request,
-            q_size=sizes.q_size(),
-            group=sizes.q_heads // sizes.kv_heads,
-        )
-        self.attention = {batch, kv, sizes.kv_heads}
-
-    def run(self):
-        """Does all of it."""
-        var s = self.sizes
-        var units = Array[Int, PHASES](fill=s.tokens)
-        units[HEADS] = s.heads()
-        units[ATTEND] = len(self.attention.list.items)
-        units[MERGE] = len(self.attention.list.split)
-        units[ROUND] = 0 if Self.Mix.plain else s.tokens
-        units[MIX] = self.mix.panels()
-        units[GATE_UP] = self.gate_up.panels()
-        units[DOWN] = self.down.panels()
-        var weights = s.hidden * (s.heads() * s.head_dim + s.q_size() + 3 * s.inner)
-        var threads = team_size(s.tokens * weights + self.attention.list.work * s.head_dim)
-        var queue = PhaseQueue[PHASES](units, threads)
-
-        def worker() {imm}:
-            var tile = self.attention.worker()
-            var ticket = Ticket(0, 0, 0)
-            var more = queue.take(ticket)
-            while more:
-                # The next ticket is taken before this one's work, to know which weights to ask for meanwhile.
-                var following = ticket
-                more = queue.take(following)
-                if not queue.ready(ticket):
-                    fetch_panel(self.panel(ticket.phase, ticket.begin), FETCHED)
-                    queue.wait(ticket)
-                var after = self.panel(following.phase, following.begin)
-                for unit in range(ticket.begin, ticket.end):
-                    if ticket.phase == ATTEND:
-                        self.attention.compute(tile, unit)
-                    elif ticket.phase == MERGE:
-                        self.attention.merge(tile, unit)
-                    else:
-                        var last = unit + 1 == ticket.end
-                        self.do(ticket.phase, unit, after if last else self.panel(ticket.phase, unit + 1))
-                queue.finish(ticket)
-                ticket = following
-
-        run_team(threads, worker)
-        _ = queue^
+    @always_inline
+    def later(self, layers: Int) -> Self:
+        """The work of a layer that comes so many after this one, the first; it reads what the one before it wrote."""
+        return {
+            self.sizes,
+            ReadPtr[DType.float32](self.y) if layers > 0 else self.x,
+            self.y,
+            self.rope,
+            self.scratch,
+            self.vectors.later(layers, self.sizes),
+            self.qkv.later(layers),
+            self.mix.later(layers),
+            self.gate_up.later(layers),
+            self.down.later(layers),
+            self.kv.later_layer(layers),
+            self.slots,
+        }
 
     @always_inline
     def panel(self, phase: Int, unit: Int) -> ReadPtr[DType.uint8]:
@@ -181,7 +101,7 @@ struct LayerWork[
     @always_inline
     def do(self, phase: Int, unit: Int, next: ReadPtr[DType.uint8]):
         """Does a unit of a phase other than attention; `next` is the panel to ask for meanwhile."""
-        ref s = self.scratch
+        var s = self.scratch
         if phase == NORM:
             self.norm(self.qkv, unit, self.x, self.vectors.input_norm)
         elif phase == HEADS:

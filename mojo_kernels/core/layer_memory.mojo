@@ -71,3 +71,18 @@ struct LayerVectors(TrivialRegisterPassable):
     var o_bias: ReadPtr[DType.float32]
     var has_biases: Bool
     var eps: Float32
+
+    @always_inline
+    def later(self, layers: Int, sizes: LayerSizes) -> Self:
+        """Those of the layer that comes so many after this one."""
+        var biases = layers if self.has_biases else 0
+        return {
+            self.input_norm.unsafe_offset(layers * sizes.hidden),
+            self.q_norm.unsafe_offset(layers * sizes.head_dim),
+            self.k_norm.unsafe_offset(layers * sizes.head_dim),
+            self.post_norm.unsafe_offset(layers * sizes.hidden),
+            self.qkv_bias.unsafe_offset(biases * sizes.heads() * sizes.head_dim),
+            self.o_bias.unsafe_offset(biases * sizes.hidden),
+            self.has_biases,
+            self.eps,
+        }

@@ -59,6 +59,10 @@ trait LinearWeights(TrivialRegisterPassable):
         """Where a panel begins."""
         ...
 
+    def later(self, matrices: Int) -> Self:
+        """The matrix of the same shape that lies so many after this one."""
+        ...
+
 
 @fieldwise_init
 struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: Int](LinearWeights):
@@ -146,3 +150,8 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
     @always_inline
     def panel(self, index: Int) -> ReadPtr[DType.uint8]:
         return self.data.unsafe_offset(index * self.panel_size()).unsafe_bitcast[UInt8]()
+
+    @always_inline
+    def later(self, matrices: Int) -> Self:
+        var offset = matrices * self.panels() * self.panel_size()
+        return {self.data.unsafe_offset(offset), self.rows, self.columns, self.groups}

@@ -53,6 +53,13 @@ struct PagedKVCache[dtype: DType](TrivialRegisterPassable):
         self.data = untracked(cache.unsafe_ptr()).unsafe_offset(layer * 2 * self.value_offset)
 
     @always_inline
+    def later_layer(self, layers: Int) -> Self:
+        """The same of a layer that comes so many after this one."""
+        var later = self
+        later.data = self.data.unsafe_offset(layers * 2 * self.value_offset)
+        return later
+
+    @always_inline
     def in_panels(self) -> Bool:
         """Whether positions lie in panels; else in plain rows."""
         return self.page_size % PANEL == 0

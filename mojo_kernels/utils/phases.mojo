@@ -1,9 +1,9 @@
 """Parallel phases, one after the other, on threads that wait for each other without the operating system.
 
 Waking the pool's threads and waiting for them takes longer than a small layer's work, and an atomic counter 100 times
-less. So threads are woken once for many phases. Tickets, each for some units of a phase, are handed out in order, and
-whoever holds one waits until all of the phase before is done; as a ticket that others wait for is being worked on,
-someone always goes on.
+less. So threads are woken once for many phases, and for many rounds of the same phases. Tickets, each for some units of
+a phase, are handed out in order, and whoever holds one waits until all of the phase before is done; as a ticket that
+others wait for is being worked on, someone always goes on.
 """
 
 from std.atomic import Atomic, Ordering
@@ -26,8 +26,9 @@ comptime LINE = 8
 
 @fieldwise_init
 struct Ticket(TrivialRegisterPassable):
-    """Some units of a phase."""
+    """Some units of a phase of a round."""
 
+    var round: Int
     var phase: Int
     var begin: Int
     var end: Int
@@ -41,21 +42,24 @@ struct PhaseQueue[phases: Int]:
     """
 
     var units: Array[Int, Self.phases]
+    var rounds: Int
     var grain: Array[Int, Self.phases]
     """Units of a ticket."""
     var first: Array[Int, Self.phases + 1]
-    """Number of a phase's first ticket."""
+    """Number in its round of a phase's first ticket."""
     var counters: Array[Int64, (Self.phases + 1) * LINE]
-    """Tickets handed out, and behind it, for each phase, tickets done."""
+    """Tickets handed out, and behind it, for each phase, tickets done, in all rounds."""
 
-    def __init__(out self, units: Array[Int, Self.phases], threads: Int):
+    def __init__(out self, units: Array[Int, Self.phases], threads: Int, rounds: Int):
         """A queue from its start.
 
         Args:
             units: Independent units of work of each phase; none is fine.
             threads: Threads that will take tickets.
+            rounds: How often all phases are gone through.
         """
         self.units = units.copy()
+        self.rounds = rounds
         self.grain = {fill = 1}
         self.first = {fill = 0}
         self.counters = {fill = 0}
@@ -69,12 +73,18 @@ struct PhaseQueue[phases: Int]:
         return untracked(self.counters.unsafe_ptr().unsafe_mut_cast[True]()).unsafe_offset(index * LINE)
 
     def take(self, mut ticket: Ticket) -> Bool:
-        """Replaces a thread's ticket, at first one of phase 0, by its next one; false when there are no more."""
+        """Replaces a thread's ticket, at first one of round and phase 0, by its next one; false when there are no more."""
         var number = Int(Atomic[Int64].fetch_add(self.counter(0), 1))
-        while ticket.phase < Self.phases and number >= self.first[ticket.phase + 1]:
-            ticket.phase += 1
-        if ticket.phase == Self.phases:
+        var a_round = self.first[Self.phases]
+        if number >= self.rounds * a_round:
             return False
+        number -= ticket.round * a_round
+        while number >= self.first[ticket.phase + 1]:
+            ticket.phase += 1
+            if ticket.phase == Self.phases:
+                ticket.phase = 0
+                ticket.round += 1
+                number -= a_round
         ticket.begin = (number - self.first[ticket.phase]) * self.grain[ticket.phase]
         ticket.end = min(ticket.begin + self.grain[ticket.phase], self.units[ticket.phase])
         return True
@@ -83,12 +93,15 @@ struct PhaseQueue[phases: Int]:
     def ready(self, ticket: Ticket) -> Bool:
         """Whether everything that the ticket needs is done."""
         var p = ticket.phase
-        while p > 0 and self.units[p - 1] == 0:
-            p -= 1
-        if p == 0:
-            return True
+        var rounds = ticket.round + 1
+        while p == 0 or self.units[p - 1] == 0:
+            if p == 0:
+                p = Self.phases
+                rounds -= 1
+            else:
+                p -= 1
         var done = Atomic[Int64].load[ordering = Ordering.ACQUIRE](self.counter(p))
-        return Int(done) == self.first[p] - self.first[p - 1]
+        return Int(done) >= rounds * (self.first[p] - self.first[p - 1])
 
     def wait(self, ticket: Ticket):
         """Waits until everything that the ticket needs is done."""

@@ -1,9 +1,8 @@
-"""The transformer blocks on a CPU: one op for each, within which threads wait for each other (see `layer.mojo`)."""
+"""The transformer blocks on a CPU: one op, within which threads wait for each other (see `layers.mojo`)."""
 
 from collections.abc import Mapping, Sequence
 
-from max.dtype import DType
-from max.graph import BufferType, Dim, TensorType, TensorValue, Value, ops
+from max.graph import BufferType, Dim, TensorValue, Value, ops
 
 from python_layer.model.config import Qwen3Config
 from python_layer.model.graph_ops import CPU, FLOAT, LayerParts, float_constant
@@ -25,42 +24,30 @@ def cpu_layers(parts: LayerParts, hidden: TensorValue, linear: LinearLayers) -> 
     Returns:
         [T, hidden_size], float32.
     """
-    config, step, rope, weights = parts.config, parts.step, parts.rope, parts.weights
-    names = WEIGHTS + BIASES if config.attention_bias else WEIGHTS
-    scratch = ops.buffer_create(scratch_type(config, hidden.shape[0]))
-    values: list[Value] = [*step.for_layers(), scratch, hidden, rope, *(weights[f"layers.0.{name}"] for name in names)]
-    types = [TensorType(DType.int32, [], CPU), *(value.type for value in values)]
-    with parts.graph.add_subgraph("layer", input_types=types, custom_extensions=[parts.kernels]) as layer:
-        index, cache, *rest = layer.inputs
-        batch = [value.tensor for value in rest[:3]]
-        x, angles, *given = (value.tensor for value in rest[4:])
-        inputs = [cache.buffer, rest[3].buffer, x, angles, *batch, index.tensor]
-        layer.output(layer_op(config, inputs, dict(zip(names, given, strict=True)), linear))
-    for i in range(config.num_hidden_layers):
-        own = [weights[f"layers.{i}.{name}"] for name in names]
-        index = ops.constant(i, DType.int32, CPU)
-        (result,) = ops.call(layer, index, *step.for_layers(), scratch, hidden, rope, *own)
-        hidden = result.tensor
-    return hidden
+    cache, *batch = parts.step.for_layers()
+    scratch = ops.buffer_create(scratch_type(parts.config, hidden.shape[0]))
+    names = WEIGHTS + BIASES if parts.config.attention_bias else WEIGHTS
+    weights = {name: parts.weights[f"layers.{name}"] for name in names}
+    return layers_op(parts.config, [cache, scratch, hidden, parts.rope, *batch], weights, linear)
 
 
 def scratch_type(config: Qwen3Config, tokens: Dim) -> BufferType:
-    """The memory that layers need beside their inputs and outputs, one after the other; as in ``layer.mojo``."""
+    """The memory that a layer needs beside its input and output; as in ``layer_memory.mojo``."""
     attention = 4 * config.q_size + 2 * config.kv_size
     size = 2 * config.hidden_size + max(attention, 3 * config.intermediate_size, config.hidden_size)
     return BufferType(FLOAT, [tokens, size], CPU)
 
 
-def layer_op(
+def layers_op(
     config: Qwen3Config, inputs: Sequence[Value], w: Mapping[str, TensorValue], linear: LinearLayers
 ) -> TensorValue:
-    """One block.
+    """All blocks as an op.
 
     Args:
         config: The model.
-        inputs: The cache, scratch memory, x [T, hidden_size], rope [T, head_dim], positions, row_offsets, page_table
-            and the number of the layer.
-        w: The layer's weights.
+        inputs: The cache, scratch memory, x [T, hidden_size], rope [T, head_dim], positions, row_offsets and
+            page_table.
+        w: The weights, each of all layers.
         linear: Says how matrices are multiplied.
 
     Returns:
@@ -81,4 +68,4 @@ def layer_op(
     # Where there are no biases, another vector takes their places.
     given += [w.get(name, w["q_norm"]) for name in BIASES]
     values = [*inputs, float_constant(config.rms_norm_eps), *given]
-    return ops.inplace_custom("mili.layer", CPU, values, [inputs[2].type], parameters)[0].tensor
+    return ops.inplace_custom("mili.layers", CPU, values, [inputs[2].type], parameters)[0].tensor

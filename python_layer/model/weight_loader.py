@@ -237,8 +237,10 @@ class _Piece:
 
 def _pieces(spec: WeightSpec, checkpoint: Checkpoint, array: NDArray[np.generic], dtype: str) -> Iterator[_Piece]:
     columns = math.prod(spec.shape[1:])
-    first = 0
+    begin = 0
     for name, shape in spec.sources:
+        layer, first = divmod(begin, spec.shape[0])
+        target = array if spec.layers is None else array[layer]
         source = checkpoint.tensors[name]
         computed = spec.form is not None or not source.is_plain
         most = max(1, (COMPUTED_PIECE if computed else PIECE) // max(1, columns))
@@ -246,8 +248,8 @@ def _pieces(spec: WeightSpec, checkpoint: Checkpoint, array: NDArray[np.generic]
             most = shape[0]
         for start in range(0, shape[0], most):
             rows = range(start, min(start + most, shape[0]))
-            yield _Piece(name, source, rows, array, first + start, dtype, spec)
-        first += shape[0]
+            yield _Piece(name, source, rows, target, first + start, dtype, spec)
+        begin += shape[0]
 
 
 def _misfits(specs: Sequence[WeightSpec], checkpoint: Checkpoint, unused: Collection[str]) -> Iterator[str]:

@@ -21,12 +21,13 @@ class WeightSpec:
 
     Attributes:
         name: The weight's name in the graph.
-        shape: Its shape.
+        shape: Its shape; where it is of several layers, that of one.
         sources: The checkpoint's tensors, (name, shape), that make it up along the first axis.
         dtype: Its type in memory; None is the model's.
         packed: It is a matrix that lies in memory as the kernels of linear layers want it.
         form: How it is quantized, and then packed too; None is not.
         float8: It is a part of a matrix [N, K] of this shape that stays e4m3: its numbers, or its scales.
+        layers: It is that of so many layers, one after the other; in memory they are its first dimension.
     """
 
     name: str
@@ -36,6 +37,7 @@ class WeightSpec:
     packed: bool = False
     form: QuantFormat | None = None
     float8: Float8Part | None = None
+    layers: int | None = None
 
     def dtype_in_memory(self, dtype: str) -> str:
         """Its type in a model of the type ``dtype``: that, its own, or uint8 where it is quantized."""
@@ -45,6 +47,10 @@ class WeightSpec:
 
     def shape_in_memory(self, dtype: str) -> tuple[int, ...]:
         """Its shape in the model's type ``dtype``."""
+        shape = self._layer_in_memory(dtype)
+        return shape if self.layers is None else (self.layers, *shape)
+
+    def _layer_in_memory(self, dtype: str) -> tuple[int, ...]:
         if self.form:
             return quantized_shape(self.shape, self.form)
         if self.float8 is Float8Part.SCALES:
@@ -54,5 +60,5 @@ class WeightSpec:
     def __post_init__(self) -> None:
         """Refuses sources that would not fill the weight."""
         rows = sum(shape[0] for _, shape in self.sources)
-        if self.shape[0] != rows or any(shape[1:] != self.shape[1:] for _, shape in self.sources):
+        if self.shape[0] * (self.layers or 1) != rows or any(shape[1:] != self.shape[1:] for _, shape in self.sources):
             raise ValueError(f"the sources of {self.name} do not add up to {self.shape}: {self.sources}")

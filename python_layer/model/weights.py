@@ -1,5 +1,7 @@
 """Which checkpoint tensors the graph reads, and under which names and shapes."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 from python_layer.model.config import Qwen3Config
@@ -13,8 +15,8 @@ FINAL_NORM = "norm"
 def weight_specs(config: Qwen3Config, *, packed: bool = True) -> list[WeightSpec]:
     """Every weight of the graph.
 
-    Matrices keep the precision of the model and have shape [out, in]; those of linear layers are packed for CPUs.
-    Norm weights and biases are float32.
+    Matrices keep the precision of the model and have shape [out, in]. For CPUs those of linear layers are ``packed``,
+    and weights of all layers are one. Norm weights and biases are float32.
     Projections that read the same input are stacked: ``qkv`` is queries, keys and values, ``gate_up`` is gate
     and up. With tied embeddings the output projection is the embedding itself.
     """
@@ -25,9 +27,10 @@ def weight_specs(config: Qwen3Config, *, packed: bool = True) -> list[WeightSpec
     ]
     if not config.tie_word_embeddings:
         specs.append(_matrix(LM_HEAD, hidden, ("lm_head.weight", config.vocab_size)))
-    for i in range(config.num_hidden_layers):
-        specs += _layer_specs(config, f"layers.{i}.", f"model.layers.{i}.")
-    return specs if packed else [replace(spec, packed=False) for spec in specs]
+    layers = [_layer_specs(config, f"layers.{i}.", f"model.layers.{i}.") for i in range(config.num_hidden_layers)]
+    if packed:
+        return specs + [_of_all_layers(members) for members in zip(*layers, strict=True)]
+    return [replace(spec, packed=False) for spec in itertools.chain(specs, *layers)]
 
 
 def ignored_tensors(config: Qwen3Config) -> set[str]:
@@ -56,6 +59,13 @@ def _layer_specs(config: Qwen3Config, to: str, source: str) -> list[WeightSpec]:
             _vector(f"{to}o_bias", (f"{attention}o_proj.bias", hidden)),
         ]
     return specs
+
+
+def _of_all_layers(members: Sequence[WeightSpec]) -> WeightSpec:
+    """The same weight of all layers as one, without a layer's number in its name."""
+    start, _, kind = members[0].name.rpartition(".")
+    sources = tuple(itertools.chain.from_iterable(spec.sources for spec in members))
+    return replace(members[0], name=f"{start.partition('.')[0]}.{kind}", sources=sources, layers=len(members))
 
 
 def _matrix(name: str, columns: int, *sources: tuple[str, int], packed: bool = True) -> WeightSpec:

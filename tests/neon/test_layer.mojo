@@ -5,7 +5,8 @@ from std.testing import TestSuite
 from std.utils.numerics import nan
 
 from mojo_kernels.core.layer import LayerWork
-from mojo_kernels.core.layer_memory import LayerSizes, LayerVectors
+from mojo_kernels.core.layer_memory import LayerSizes, LayerVectors, Scratch
+from mojo_kernels.core.layers import run_layers
 from mojo_kernels.core.matrix import Matrix
 from mojo_kernels.memory.batch import RaggedSlots
 from mojo_kernels.memory.kv_cache import PagedKVCache
@@ -136,12 +137,12 @@ struct TransformerBlock[dtype: DType, bits: Int, cache_type: DType]:
         var table: List[Int32] = [2, 0, 3, 1]
         var gamma = untracked(self.gamma.unsafe_ptr())
         var biases = untracked(self.biases.unsafe_ptr())
-        var work = LayerWork[Self.cache_type, DType.float32, D, False](
+        var work = LayerWork[Self.cache_type, DType.float32, D](
             sizes,
             untracked(self.x.unsafe_ptr()).unsafe_offset(begin * HIDDEN),
             untracked(y.unsafe_ptr()),
             untracked(self.rope.unsafe_ptr()).unsafe_offset(begin * D),
-            untracked(memory.unsafe_ptr()),
+            Scratch(untracked(memory.unsafe_ptr()), sizes),
             LayerVectors(gamma, gamma, gamma, gamma, biases, biases, True, EPS),
             self.qkv.operand(),
             self.mix.operand(),
@@ -164,8 +165,7 @@ struct TransformerBlock[dtype: DType, bits: Int, cache_type: DType]:
                 PAGE_SIZE,
             ),
         )
-        work.run()
-        _ = work^
+        run_layers[amx=False](work, 1)
         _ = memory^
         _ = positions^
         _ = offsets^

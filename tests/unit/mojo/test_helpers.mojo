@@ -154,15 +154,17 @@ def test_linear_of_one_element() raises:
 
 def test_a_phase_begins_when_all_before_it_is_done() raises:
     comptime phases = 5
+    comptime rounds = 3
     comptime most = 100
     for threads in [1, 2, 7]:  # more than the pool has, too
         for _ in range(10):
             var units = Array[Int, phases](fill=most)
+            units[0] = 0 if threads == 2 else most
             units[1] = 0
             units[3] = 1
-            var queue = PhaseQueue[phases](units, threads)
+            var queue = PhaseQueue[phases](units, threads, rounds)
             # How often each unit was done, and how many units of earlier phases were not done before it.
-            var done = List[Int64](length=phases * most, fill=0)
+            var done = List[Int64](length=rounds * phases * most, fill=0)
             var early = List[Int64](length=threads, fill=0)
             var done_at = untracked(done.unsafe_ptr())
             var workers = Int64(0)
@@ -171,23 +173,24 @@ def test_a_phase_begins_when_all_before_it_is_done() raises:
 
             def worker() {imm}:
                 var me = Int(Atomic[Int64].fetch_add(workers_at, 1))
-                var ticket = Ticket(0, 0, 0)
+                var ticket = Ticket(0, 0, 0, 0)
                 while queue.take(ticket):
                     queue.wait(ticket)
-                    for phase in range(ticket.phase):
-                        for unit in range(units[phase]):
-                            early_at[unsafe_offset=me] += 1 - done_at[unsafe_offset=phase * most + unit]
+                    var step = ticket.round * phases + ticket.phase
+                    for earlier in range(step):
+                        for unit in range(units[earlier % phases]):
+                            early_at[unsafe_offset=me] += 1 - done_at[unsafe_offset=earlier * most + unit]
                     for unit in range(ticket.begin, ticket.end):
-                        done_at[unsafe_offset=ticket.phase * most + unit] += 1
+                        done_at[unsafe_offset=step * most + unit] += 1
                     queue.finish(ticket)
 
             run_team(threads, worker)
             for thread in range(threads):
                 assert_equal(Int(early[thread]), 0)
             var wrong = 0
-            for phase in range(phases):
+            for step in range(rounds * phases):
                 for unit in range(most):
-                    wrong += 1 if Int(done[phase * most + unit]) != (1 if unit < units[phase] else 0) else 0
+                    wrong += 1 if Int(done[step * most + unit]) != (1 if unit < units[step % phases] else 0) else 0
             assert_equal(wrong, 0)
             _ = workers
             _ = queue^

@@ -1,4 +1,4 @@
-"""mili.layer against its parts, each of which has tests of its own, one op after the other: the same bits."""
+"""mili.layers against its parts, each of which has tests of its own, one op after the other: the same bits."""
 
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,7 @@ from max.dtype import DType
 from max.graph import BufferType, TensorValue, ops
 
 from python_layer.model.config import Qwen3Config
-from python_layer.model.cpu_layers import layer_op, scratch_type
+from python_layer.model.cpu_layers import layers_op, scratch_type
 from python_layer.model.graph_ops import StepInputs
 from python_layer.model.linear import LinearLayers
 from python_layer.model.quantized import QuantFormat, quantize_rows
@@ -19,7 +19,7 @@ from tests.unit.kernels.isas import BEST
 from tests.unit.kernels.matrices import packed, packed_quantized
 
 # Sizes that fill no panel of a matrix, but of attention's heads.
-HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, PAGE = 160, 224, 4, 2, 64, 16
+LAYERS, HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, PAGE = 3, 160, 224, 4, 2, 64, 16
 EPS = 1e-6
 SHAPES = {
     "qkv": ((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN),
@@ -45,7 +45,7 @@ class Case:
     @property
     def config(self) -> Qwen3Config:
         raw = {"model_type": "qwen3", "vocab_size": 64, "hidden_size": HIDDEN, "intermediate_size": INNER}
-        raw |= {"num_hidden_layers": 1, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS}
+        raw |= {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS}
         raw |= {"head_dim": HEAD_DIM, "hidden_act": "silu", "rms_norm_eps": EPS, "max_position_embeddings": 512}
         raw |= {"rope_theta": 1e6, "attention_bias": self.biases, "tie_word_embeddings": True, "eos_token_id": 1}
         return Qwen3Config.from_dict(raw)
@@ -62,8 +62,16 @@ CASES = {
 }
 
 
+def random_weights(rng: np.random.Generator, case: Case, name: str) -> Buffer | np.ndarray:
+    """A norm, a bias or a packed matrix of each layer."""
+    layers = [random_weight(rng, case, name) for _ in range(LAYERS)]
+    if isinstance(layers[0], np.ndarray):
+        return np.stack(layers)
+    together = np.stack([layer.view(DType.uint16, layer.shape).to_numpy() for layer in layers])
+    return Buffer.from_numpy(together).view(layers[0].dtype, together.shape)
+
+
 def random_weight(rng: np.random.Generator, case: Case, name: str) -> Buffer | np.ndarray:
-    """A norm, a bias or a packed matrix."""
     if name not in SHAPES:
         return (1 + rng.standard_normal((NORMS | BIASES)[name]) / 4).astype(np.float32)
     rows, columns = SHAPES[name]
@@ -77,11 +85,31 @@ def random_weight(rng: np.random.Generator, case: Case, name: str) -> Buffer | n
 
 
 def by_parts(
-    case: Case, step: StepInputs, linear: LinearLayers, x: TensorValue, rope: TensorValue, w: dict[str, TensorValue]
+    case: Case,
+    step: StepInputs,
+    linear: LinearLayers,
+    x: TensorValue,
+    rope: TensorValue,
+    of_layers: dict[str, TensorValue],
 ) -> TensorValue:
-    """The layer as ops of its own."""
+    """The layers as ops of their own."""
+    for layer in range(LAYERS):
+        w = {name: value[layer] for name, value in of_layers.items()}
+        x = layer_by_parts(case, step, linear, x, rope, w, layer)
+    return x
+
+
+def layer_by_parts(
+    case: Case,
+    step: StepInputs,
+    linear: LinearLayers,
+    x: TensorValue,
+    rope: TensorValue,
+    w: dict[str, TensorValue],
+    index: int,
+) -> TensorValue:
     eps = ops.constant(EPS, FLOAT, DEVICE)
-    layer = ops.constant(0, DType.int32, DEVICE)
+    layer = ops.constant(index, DType.int32, DEVICE)
 
     def op(name: str, values: list, shape: list, dtype: DType = FLOAT, **parameters: int) -> TensorValue:
         make = ops.inplace_custom if values[0] is step.cache else ops.custom
@@ -107,7 +135,7 @@ def by_parts(
 
 @pytest.fixture(scope="module")
 def every_case() -> OpRunner:
-    """The step and x, rope, and two caches and the weights of each case -> the layer of each, whole and by parts."""
+    """The step and x, rope, and two caches and the weights of each case -> the layers of each, whole and by parts."""
 
     def build(values):
         positions, offsets, table, x, rope, *rest = values
@@ -121,19 +149,18 @@ def every_case() -> OpRunner:
                 caches[1].buffer, x.tensor, positions.tensor, offsets.tensor, table.tensor, positions.tensor
             )
             scratch = ops.buffer_create(scratch_type(case.config, x.tensor.shape[0]))
-            layer = ops.constant(0, DType.int32, DEVICE)
-            inputs = [caches[0], scratch, x, rope, positions, offsets, table, layer]
-            outputs.append(layer_op(case.config, inputs, w, linear))
+            inputs = [caches[0], scratch, x, rope, positions, offsets, table]
+            outputs.append(layers_op(case.config, inputs, w, linear))
             outputs.append(by_parts(case, step, linear, x.tensor, rope.tensor, w))
         return outputs
 
     inputs = [tensor(INT, "T"), tensor(INT, "B_plus_1"), tensor(INT, "B", "P"), tensor(FLOAT, "T", HIDDEN)]
     inputs.append(tensor(FLOAT, "T", HEAD_DIM))
     for case in CASES.values():
-        inputs += [BufferType(case.cache, ["pages", 1, 2, KV_HEADS, PAGE, HEAD_DIM], DEVICE)] * 2
+        inputs += [BufferType(case.cache, ["pages", LAYERS, 2, KV_HEADS, PAGE, HEAD_DIM], DEVICE)] * 2
         rng = np.random.default_rng(0)
         for name in case.names:
-            weight = random_weight(rng, case, name)
+            weight = random_weights(rng, case, name)
             form = name in dict(case.formats)
             dtype = DType.uint8 if form else case.weights if name in SHAPES else FLOAT
             inputs.append(tensor(dtype, *weight.shape))
@@ -142,15 +169,15 @@ def every_case() -> OpRunner:
 
 def empty_cache(case: Case, pages: int) -> Buffer:
     """Not-a-number everywhere: what no request wrote must not be read."""
-    shape = (pages, 1, 2, KV_HEADS, PAGE, HEAD_DIM)
+    shape = (pages, LAYERS, 2, KV_HEADS, PAGE, HEAD_DIM)
     if case.cache == DType.bfloat16:
         return Buffer.from_numpy(np.full(shape, 0x7FC0, np.uint16)).view(case.cache, shape)
     return Buffer.from_numpy(np.full(shape, np.nan, np.float32))
 
 
-def test_the_layer_has_the_bits_of_its_parts_in_chunks_and_decodes(every_case: OpRunner) -> None:
+def test_layers_have_the_bits_of_their_parts_in_chunks_and_decodes(every_case: OpRunner) -> None:
     rng = np.random.default_rng(1)
-    weights = {name: [random_weight(rng, case, n) for n in case.names] for name, case in CASES.items()}
+    weights = {name: [random_weights(rng, case, n) for n in case.names] for name, case in CASES.items()}
     caches = {name: [empty_cache(case, 12) for _ in range(2)] for name, case in CASES.items()}
     table = np.arange(12, dtype=np.int32).reshape(3, 4)
     # (positions before, rows) of each request: prompts, then a decode beside a chunk, then decodes alone.

@@ -1,0 +1,98 @@
+"""All transformer blocks on CPU cores in one go, and the attention within them.
+
+What an op for each part would leave to MAX, waking the threads and waiting for them, `utils/phases.mojo` does: one
+thread does the rows of a small phase while the others ask memory for the weights of the next one, of the next layer too.
+"""
+
+from ..memory.batch import RaggedQueries
+from ..utils.phases import PhaseQueue, Ticket, run_team, team_size
+from .attention import AttentionWork
+from .layer import ATTEND, DOWN, GATE_UP, HEADS, MERGE, MIX, PHASES, ROUND, LayerWork
+from .matrix import LinearWeights
+from .packed import fetch_panel
+
+comptime FETCHED = 32 * 1024
+"""Bytes of weights that a thread that waits asks for."""
+
+
+def run_layers[
+    cache_type: DType,
+    query_type: DType,
+    head_dim: Int,
+    Qkv: LinearWeights,
+    Mix: LinearWeights,
+    GateUp: LinearWeights,
+    Down: LinearWeights,
+    //,
+    amx: Bool,
+](first: LayerWork[cache_type, query_type, head_dim, Qkv, Mix, GateUp, Down], layers: Int):
+    """Does the work of so many layers, one after the other.
+
+    Parameters:
+        cache_type: Type of the cache.
+        query_type: Type of the queries: float32, or bfloat16 with a cache of it.
+        head_dim: Numbers of a head.
+        Qkv: The projection to queries, keys and values.
+        Mix: The projection of what attention gives.
+        GateUp: The projection to the MLP's gate and its factor.
+        Down: The projection back.
+        amx: Whether attention multiplies bfloat16 by AMX.
+
+    Args:
+        first: The first layer's.
+        layers: How many.
+    """
+    var s = first.sizes
+    var slots = first.slots
+    var batch = RaggedQueries[query_type](
+        q=first.scratch.queries.unsafe_bitcast[Scalar[query_type]](),
+        out_=first.scratch.attended,
+        positions=slots.positions,
+        row_offsets=slots.row_offsets,
+        page_table=slots.page_table,
+        requests=slots.requests,
+        pages_per_request=slots.pages_per_request,
+        q_size=s.q_size(),
+        group=s.q_heads // s.kv_heads,
+    )
+    var attention = AttentionWork[cache_type, query_type, head_dim, amx](batch, first.kv, s.kv_heads)
+    var units = Array[Int, PHASES](fill=s.tokens)
+    units[HEADS] = s.heads()
+    units[ATTEND] = len(attention.list.items)
+    units[MERGE] = len(attention.list.split)
+    units[ROUND] = 0 if Mix.plain else s.tokens
+    units[MIX] = first.mix.panels()
+    units[GATE_UP] = first.gate_up.panels()
+    units[DOWN] = first.down.panels()
+    var weights = s.hidden * (s.heads() * s.head_dim + s.q_size() + 3 * s.inner)
+    var threads = team_size(s.tokens * weights + attention.list.work * s.head_dim)
+    var queue = PhaseQueue[PHASES](units, threads, layers)
+
+    def worker() {imm}:
+        var tile = attention.worker()
+        var ticket = Ticket(0, 0, 0, 0)
+        var more = queue.take(ticket)
+        while more:
+            # The next ticket is taken before this one's work, to know which weights to ask for meanwhile.
+            var following = ticket
+            more = queue.take(following)
+            var layer = first.later(ticket.round)
+            if not queue.ready(ticket):
+                fetch_panel(layer.panel(ticket.phase, ticket.begin), FETCHED)
+                queue.wait(ticket)
+            var after = first.later(following.round).panel(following.phase, following.begin)
+            tile.block.kv = layer.kv
+            for unit in range(ticket.begin, ticket.end):
+                if ticket.phase == ATTEND:
+                    attention.compute(tile, unit)
+                elif ticket.phase == MERGE:
+                    attention.merge(tile, unit)
+                else:
+                    var last = unit + 1 == ticket.end
+                    layer.do(ticket.phase, unit, after if last else layer.panel(ticket.phase, unit + 1))
+            queue.finish(ticket)
+            ticket = following
+
+    run_team(threads, worker)
+    _ = queue^
+    _ = attention^
