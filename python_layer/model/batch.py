@@ -1,5 +1,6 @@
 """The input of one step of the model: rows of several requests, one after the other."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,21 +51,24 @@ class RaggedBatch:
     @classmethod
     def of(cls, requests: Sequence[RequestRows]) -> "RaggedBatch":
         """Lays the rows of the requests out one after the other."""
-        lengths = [len(request.tokens) for request in requests]
-        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int32)]).astype(np.int32)
-        table = np.zeros((len(requests), max((len(r.pages) for r in requests), default=0)), np.int32)
-        for row, request in zip(table, requests, strict=True):
-            row[: len(request.pages)] = request.pages
-        wanted = [
-            begin + np.asarray(request.logits, np.int32) % length
-            for request, begin, length in zip(requests, offsets, lengths, strict=False)
-        ]
+        # Lists until the end: after a step, which has swept the CPU's caches, every NumPy call costs microseconds.
+        tokens: list[int] = []
+        positions: list[int] = []
+        offsets, wanted = [0], []
+        for request in requests:
+            begin, count = offsets[-1], len(request.tokens)
+            tokens += request.tokens
+            positions += range(request.start, request.start + count)
+            offsets.append(begin + count)
+            wanted += [begin + row % count for row in request.logits]
+        width = max((len(request.pages) for request in requests), default=0)
+        table = [[*request.pages, *[0] * (width - len(request.pages))] for request in requests]
         return cls(
-            token_ids=_concatenate([np.asarray(request.tokens) for request in requests]),
-            positions=_concatenate([r.start + np.arange(n) for r, n in zip(requests, lengths, strict=True)]),
-            row_offsets=offsets,
-            page_table=table,
-            logit_rows=_concatenate(wanted),
+            token_ids=np.array(tokens, np.int32),
+            positions=np.array(positions, np.int32),
+            row_offsets=np.array(offsets, np.int32),
+            page_table=np.array(table, np.int32).reshape(len(requests), width),
+            logit_rows=np.array(wanted, np.int32),
         )
 
     def check(self, vocab_size: int, num_pages: int, page_size: int) -> None:
@@ -79,38 +83,32 @@ class RaggedBatch:
             InvalidRequestError: Names the first array that is wrong, and how.
         """
         rows, requests = len(self.token_ids), len(self.page_table)
-        lengths = np.diff(self.row_offsets)
         if rows == 0:
             raise InvalidRequestError("token_ids is empty; a step computes at least one token", "token_ids")
         if len(self.positions) != rows:
             raise InvalidRequestError(f"positions has {len(self.positions)} entries for {rows} tokens", "positions")
-        if (
-            len(self.row_offsets) != requests + 1
-            or self.row_offsets[0] != 0
-            or self.row_offsets[-1] != rows
-            or (lengths <= 0).any()
-        ):
+        offsets = self.row_offsets.tolist()
+        rising = all(begin < end for begin, end in itertools.pairwise(offsets))
+        if len(offsets) != requests + 1 or offsets[0] != 0 or offsets[-1] != rows or not rising:
             raise InvalidRequestError(
-                f"row_offsets must rise from 0 to {rows} in {requests} steps, not {self.row_offsets.tolist()}",
-                "row_offsets",
+                f"row_offsets must rise from 0 to {rows} in {requests} steps, not {offsets}", "row_offsets"
             )
         _check_range("token_ids", self.token_ids, vocab_size)
         _check_range("positions", self.positions, self.page_table.shape[1] * page_size)
-        inner = np.ones(rows - 1, bool)
-        inner[self.row_offsets[1:-1] - 1] = False
-        if (np.diff(self.positions)[inner] != 1).any():
-            raise InvalidRequestError("positions of one request must be consecutive", "positions")
+        if rows > requests:
+            steps = np.diff(self.positions)
+            steps[self.row_offsets[1:-1] - 1] = 1
+            if (steps != 1).any():
+                raise InvalidRequestError("positions of one request must be consecutive", "positions")
         _check_range("logit_rows", self.logit_rows, rows)
-        last_page = self.positions[self.row_offsets[1:] - 1] // page_size
-        used = np.arange(self.page_table.shape[1]) <= last_page[:, None]
-        _check_range("page_table", self.page_table[used], num_pages)
-
-
-def _concatenate(parts: Sequence[NDArray[np.integer]]) -> Int32Array:
-    return np.concatenate([np.zeros(0, np.int32), *parts]).astype(np.int32)
+        # Of a table as large as it may be, what lies in it is looked at first, and what is used of it only if need be.
+        if self.page_table.size and int(self.page_table.view(np.uint32).max()) >= num_pages:
+            last_page = self.positions[self.row_offsets[1:] - 1] // page_size
+            used = np.arange(self.page_table.shape[1]) <= last_page[:, None]
+            _check_range("page_table", self.page_table[used], num_pages)
 
 
 def _check_range(name: str, values: Int32Array, end: int) -> None:
-    if values.size and (values.min() < 0 or values.max() >= end):
-        bad = values[(values < 0) | (values >= end)][0]
-        raise InvalidRequestError(f"{name} holds {bad}; values must be from 0 to {end - 1}", name)
+    bad = [value for value in values.tolist() if not 0 <= value < end]
+    if bad:
+        raise InvalidRequestError(f"{name} holds {bad[0]}; values must be from 0 to {end - 1}", name)

@@ -1,5 +1,6 @@
 """Draws tokens on the device that holds the logits."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -159,17 +160,17 @@ def sampler_inputs(rows: Sequence[SamplingRow], vocab: int) -> tuple[NDArray[np.
         for p, forced in ((row.params, row.forced is not None) for row in rows)
     ]
     masks = [row.mask for row in rows if row.mask is not None]
-    mask_of = np.cumsum([row.mask is not None for row in rows], dtype=np.int32) - 1
+    masked = itertools.accumulate(row.mask is not None for row in rows)
     return (
         np.array(params, np.float32).reshape(-1, 6),
         np.array([min(row.params.top_k, vocab) for row in rows], np.int32),
         np.array([uniform_draw(row.seed, row.index) if row.params.temperature else 0.0 for row in rows]),
         np.array([-1 if row.logprobs is None else row.logprobs for row in rows], np.int32),
-        np.cumsum([0, *map(len, edits)], dtype=np.int32),
+        np.array([0, *itertools.accumulate(map(len, edits))], np.int32),
         np.array([token for token, _, _, _ in flat], np.int32),
         np.array([bias for _, bias, _, _ in flat], np.float32),
         np.array([seen for _, _, seen, _ in flat], np.int32),
         np.array([count for _, _, _, count in flat], np.int32),
-        np.where([row.mask is None for row in rows], np.int32(-1), mask_of),
+        np.array([-1 if row.mask is None else n - 1 for row, n in zip(rows, masked, strict=True)], np.int32),
         np.stack(masks) if masks else np.zeros((1, 1), np.uint32),
     )
