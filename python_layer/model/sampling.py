@@ -13,6 +13,11 @@ import numpy as np
 
 from python_layer.utils.errors import InvalidRequestError
 
+PHILOX_A, PHILOX_C = 0xD2E7470EE14C6C93, 0xCA5A826395121157
+"""What a round multiplies the counter's first and third word with."""
+WEYL_LEFT, WEYL_RIGHT = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
+"""What the key's words grow by from round to round."""
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -63,8 +68,19 @@ class SamplingParams:
 
 
 def uniform_draw(seed: int, index: int) -> float:
-    """Draw number ``index`` of a seed, in [0, 1): Philox is counter based, so it needs no draw before it."""
-    return float(np.random.Generator(np.random.Philox(key=seed, counter=index)).random())
+    """Draw number ``index`` of a seed, in [0, 1), without those before it.
+
+    Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3), bit by bit that of
+    NumPy's generator at the counter ``index``, which takes longer to make.
+    """
+    a, b, c, d = index + 1, 0, 0, 0
+    left, right = seed, 0
+    for _ in range(10):
+        high, low = divmod(PHILOX_A * a, 2**64)
+        other_high, other_low = divmod(PHILOX_C * c, 2**64)
+        a, b, c, d = other_high ^ b ^ left, other_low, high ^ d ^ right, low
+        left, right = (left + WEYL_LEFT) % 2**64, (right + WEYL_RIGHT) % 2**64
+    return (a >> 11) / 2**53
 
 
 def seed_of(params: SamplingParams, answer: int = 0) -> int:

@@ -1,5 +1,6 @@
 """Sampling parameters and random draws."""
 
+import numpy as np
 import pytest
 
 from python_layer.model.sampling import SamplingParams, seed_of, uniform_draw
@@ -13,6 +14,13 @@ def test_a_draw_depends_on_seed_and_number_only() -> None:
     assert forwards != [uniform_draw(10, i) for i in range(50)]
     assert all(0 <= draw < 1 for draw in forwards)
     assert 0.3 < sum(forwards) / 50 < 0.7
+
+
+def test_draws_are_those_of_numpys_philox() -> None:
+    for seed in (0, 1, 2**63 + 12345, 2**64 - 1):
+        for index in (0, 1, 77, 2**20):
+            philox = np.random.Philox(key=seed, counter=index)
+            assert uniform_draw(seed, index) == np.random.Generator(philox).random()
 
 
 def test_seeds_of_several_answers_differ() -> None:
