@@ -101,7 +101,7 @@ class RaggedBatch:
             if (steps != 1).any():
                 raise InvalidRequestError("positions of one request must be consecutive", "positions")
         _check_range("logit_rows", self.logit_rows, rows)
-        # Of a table as large as it may be, what lies in it is looked at first, and what is used of it only if need be.
+        # What is not used of a table may be anything, but to look at all of it first is cheaper.
         if self.page_table.size and int(self.page_table.view(np.uint32).max()) >= num_pages:
             last_page = self.positions[self.row_offsets[1:] - 1] // page_size
             used = np.arange(self.page_table.shape[1]) <= last_page[:, None]
