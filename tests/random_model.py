@@ -95,7 +95,7 @@ def _write_model(folder: Path, seed: int) -> None:
 
 def write_weights(file: Path, config: Qwen3Config, seed: int) -> None:
     """The checkpoint's tensors, bfloat16: small normal weights, norms about 1."""
-    sources = [source for spec in weight_specs(config) for source in spec.sources]
+    sources = [source for spec in weight_specs(config, packed=False) for source in spec.sources]
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in sources:

@@ -128,7 +128,7 @@ struct AttentionWork[cache_type: DType, query_type: DType, head_dim: Int, amx: B
         return untracked(self.partials.unsafe_ptr().unsafe_mut_cast[True]()).unsafe_offset(index)
 
     def worker(self) -> Self.Worker:
-        """What a thread needs to compute and to merge; of another layer's cache where its block is told so."""
+        """What a thread needs to compute and to merge."""
         return Self.Worker(self.batch, self.kv)
 
     def compute(self, mut tile: Self.Worker, index: Int):

@@ -98,6 +98,11 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
         self.gain = {uninitialized = True}
         self.weight_scale = {uninitialized = True}
 
+    @always_inline
+    def use(mut self, kv: PagedKVCache[Self.cache_type]):
+        """Goes on with the cache of another layer."""
+        self.block.kv = kv
+
     def begin(mut self, request: Int, first_head: Int, heads: Int, first_row: Int):
         """Takes the queries of a tile, and forgets the one before.
 

@@ -1,7 +1,8 @@
 """All transformer blocks on CPU cores in one go, and the attention within them.
 
 What an op for each part would leave to MAX, waking the threads and waiting for them, `utils/phases.mojo` does: one
-thread does the rows of a small phase while the others ask memory for the weights of the next one, of the next layer too.
+thread does the rows of a small phase while the others ask memory for the weights of the next one, and from layer to
+layer.
 """
 
 from ..memory.batch import RaggedQueries
@@ -81,7 +82,7 @@ def run_layers[
                 fetch_panel(layer.panel(ticket.phase, ticket.begin), FETCHED)
                 queue.wait(ticket)
             var after = first.later(following.round).panel(following.phase, following.begin)
-            tile.block.kv = layer.kv
+            tile.use(layer.kv)
             for unit in range(ticket.begin, ticket.end):
                 if ticket.phase == ATTEND:
                     attention.compute(tile, unit)

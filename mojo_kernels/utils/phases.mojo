@@ -73,7 +73,7 @@ struct PhaseQueue[phases: Int]:
         return untracked(self.counters.unsafe_ptr().unsafe_mut_cast[True]()).unsafe_offset(index * LINE)
 
     def take(self, mut ticket: Ticket) -> Bool:
-        """Replaces a thread's ticket, at first one of round and phase 0, by its next one; false when there are no more."""
+        """Replaces a thread's ticket, at first one of round and phase 0, by its next one; false when there is none."""
         var number = Int(Atomic[Int64].fetch_add(self.counter(0), 1))
         var a_round = self.first[Self.phases]
         if number >= self.rounds * a_round:

@@ -32,7 +32,8 @@ class Draws(Protocol):
 class EngineModel(Protocol):
     """What the engine needs of a model; its KV cache is the model's own.
 
-    It may only note what it is asked for, as long as it does it in that order.
+    It may only note what it is asked for, as long as it does it in that order. No page is copied between a step and its
+    draws.
     """
 
     @property
@@ -42,8 +43,8 @@ class EngineModel(Protocol):
     def forward(self, batch: RaggedBatch, drawn: DrawnTokens | None = None) -> Any:
         """Computes the logits of a batch's wanted rows; ``drawn`` has tokens that are not known here yet."""
 
-    def draw(self, logits: Any, rows: list[SamplingRow]) -> Draws:
-        """Draws a token from each of them; called once the draws before have been read."""
+    def draw(self, step: Any, rows: list[SamplingRow]) -> Draws:
+        """Draws a token from each of the rows of ``forward``; called once the draws before have been read."""
 
     def copy_page(self, source: int, target: int) -> None:
         """Copies a page of the KV cache."""

@@ -57,17 +57,18 @@ class RaggedBatch:
         offsets, wanted = [0], []
         for request in requests:
             begin, count = offsets[-1], len(request.tokens)
-            tokens += request.tokens
-            positions += range(request.start, request.start + count)
+            tokens.extend(request.tokens)
+            positions.extend(range(request.start, request.start + count))
             offsets.append(begin + count)
-            wanted += [begin + row % count for row in request.logits]
-        width = max((len(request.pages) for request in requests), default=0)
-        table = [[*request.pages, *[0] * (width - len(request.pages))] for request in requests]
+            wanted += [begin + row % max(1, count) for row in request.logits]
+        table = np.zeros((len(requests), max((len(request.pages) for request in requests), default=0)), np.int32)
+        for row, request in zip(table, requests, strict=True):
+            row[: len(request.pages)] = request.pages
         return cls(
             token_ids=np.array(tokens, np.int32),
             positions=np.array(positions, np.int32),
             row_offsets=np.array(offsets, np.int32),
-            page_table=np.array(table, np.int32).reshape(len(requests), width),
+            page_table=table,
             logit_rows=np.array(wanted, np.int32),
         )
 
@@ -102,13 +103,18 @@ class RaggedBatch:
                 raise InvalidRequestError("positions of one request must be consecutive", "positions")
         _check_range("logit_rows", self.logit_rows, rows)
         # What is not used of a table may be anything, but to look at all of it first is cheaper.
-        if self.page_table.size and int(self.page_table.view(np.uint32).max()) >= num_pages:
+        if not _in_range(self.page_table, num_pages):
             last_page = self.positions[self.row_offsets[1:] - 1] // page_size
             used = np.arange(self.page_table.shape[1]) <= last_page[:, None]
             _check_range("page_table", self.page_table[used], num_pages)
 
 
+def _in_range(values: Int32Array, end: int) -> bool:
+    # Without a sign, negative numbers are the largest.
+    return values.size == 0 or int(values.view(np.uint32).max()) < end
+
+
 def _check_range(name: str, values: Int32Array, end: int) -> None:
-    bad = [value for value in values.tolist() if not 0 <= value < end]
-    if bad:
-        raise InvalidRequestError(f"{name} holds {bad[0]}; values must be from 0 to {end - 1}", name)
+    if not _in_range(values, end):
+        bad = values[(values < 0) | (values >= end)][0]
+        raise InvalidRequestError(f"{name} holds {bad}; values must be from 0 to {end - 1}", name)

@@ -1,4 +1,4 @@
-"""The Qwen3 graph: one ragged batch in, logits and drawn tokens of the wanted rows out, the KV cache updated in place.
+"""The Qwen3 graph: one ragged batch in, the logits of the wanted rows out, the KV cache updated in place.
 
 The architecture is that of the Qwen3 technical report (arXiv:2505.09388), section 2: pre-norm blocks of
 grouped-query attention with QK norm and RoPE, and of SwiGLU.
@@ -68,8 +68,9 @@ def build_graph(
 
     Returns:
         A graph with inputs [cache, token_ids, positions, row_offsets, page_table, logit_rows] and the output logits
-        [R, vocab_size], float32. On a CPU it draws tokens too, see :mod:`~python_layer.model.sample_graph`: a graph of
-        its own would wait for the threads once more. All sizes but the model's are symbolic.
+        [R, vocab_size], float32. On a CPU it draws tokens too, for a graph of its own would wait for the threads once
+        more: inputs and outputs of :func:`~python_layer.model.sample_graph.sample` follow those. All sizes but the
+        model's are symbolic.
     """
     inputs: list[BufferType | TensorType] = [
         BufferType(layout.dtype, ["pages", *layout.page_shape], device),

@@ -15,7 +15,7 @@ FLOAT = DType.float32
 
 @dataclass(frozen=True)
 class StepInputs:
-    """The graph's inputs, in order; see :class:`~python_layer.model.batch.RaggedBatch`."""
+    """The graph's first inputs, in order; see :class:`~python_layer.model.batch.RaggedBatch`."""
 
     cache: BufferValue
     token_ids: TensorValue

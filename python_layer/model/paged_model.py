@@ -15,7 +15,7 @@ from python_layer.model.sampler import Drawn, SamplingRow
 
 @dataclass(frozen=True)
 class NotedStep:
-    """A step of a CPU, which waits for what is drawn from it: to compute both at once is faster.
+    """A step of a CPU, which is computed once it is known how to draw from it: both at once is faster.
 
     Attributes:
         batch: What to compute.
@@ -54,15 +54,15 @@ class PagedModel:
         return self._pages.cache
 
     def forward(self, batch: RaggedBatch, drawn: DrawnTokens | None = None) -> Buffer | NotedStep:
-        """Begins to compute a batch, whose keys and values go into the cache.
+        """Computes a batch, or notes it to be computed when it is drawn from; its keys and values go into the cache.
 
         Args:
             batch: What to compute.
             drawn: Where its tokens come from that are not known yet.
 
         Returns:
-            Logits of its wanted rows, on the device; to be drawn from before anything else. A GPU may not have
-            computed them yet: it does what it is asked for in order, and copies of pages too.
+            What :meth:`draw` takes, before any page is copied: of a GPU logits on the device, which it may not have
+            computed yet, for it does what it is asked for in order, and copies of pages too.
         """
         token_ids = None
         if drawn is not None:
@@ -76,11 +76,11 @@ class PagedModel:
             return self._decodes.step(batch, token_ids)
         return self._model.step(batch, self.cache, token_ids)
 
-    def draw(self, logits: Buffer | NotedStep, rows: list[SamplingRow]) -> Drawn:
-        """Draws a token from each row; what was drawn before must have been read."""
-        if isinstance(logits, NotedStep):
-            return self._model.drawn_step(logits.batch, self.cache, rows, logits.token_ids)
-        return self._model.draw(logits, rows)
+    def draw(self, step: Buffer | NotedStep, rows: list[SamplingRow]) -> Drawn:
+        """Draws a token from each row of what :meth:`forward` gave; what was drawn before must have been read."""
+        if isinstance(step, NotedStep):
+            return self._model.drawn_step(step.batch, self.cache, rows, step.token_ids)
+        return self._model.draw(step, rows)
 
     def copy_page(self, source: int, target: int) -> None:
         """Copies a page, every layer of it."""

@@ -225,12 +225,12 @@ class Qwen3Model:
     def drawn_step(
         self, batch: RaggedBatch, cache: Buffer, rows: Sequence[SamplingRow], token_ids: Buffer | None = None
     ) -> Drawn:
-        """As :meth:`step`, with a token drawn from each of the wanted rows, as ``rows`` says."""
+        """As :meth:`step`, with a token drawn from each of the wanted rows, as one of ``rows`` says."""
         self.check(batch, cache)
         return self._runner.drawn_step(batch, cache, rows, token_ids)
 
     def draw(self, logits: Buffer, rows: Sequence[SamplingRow]) -> Drawn:
-        """Draws a token from each of a GPU's logits; what was drawn before must have been read."""
+        """Draws a token from each of a GPU's logits; what was drawn before must have been read. ValueError on a CPU."""
         return self._runner.draw(logits, rows)
 
     def token_gatherer(self) -> TokenGatherer:

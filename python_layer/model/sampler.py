@@ -109,7 +109,7 @@ class Drawn:
     Attributes:
         rows: How; one for each.
         vocab: Size of the vocabulary.
-        tokens: int32 [R], on the device; None if there are none.
+        tokens: int32 [S], on the device; None if there are none.
         copying: Them and, where a row wants them, their log-probabilities on the way to the host.
     """
 

@@ -68,7 +68,7 @@ class SamplingParams:
 
 
 def uniform_draw(seed: int, index: int) -> float:
-    """Draw number ``index`` of a seed, in [0, 1), without those before it.
+    """Draw number ``index`` of a seed below 2^64, in [0, 1), without those before it.
 
     Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3), bit by bit that of
     NumPy's generator at the counter ``index``, which takes longer to make.

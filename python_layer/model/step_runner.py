@@ -27,7 +27,7 @@ class StepRunner:
         self._device = device.open()
         self._vocab = vocab
         self._sampler = sampler
-        self._copies = HostCopies(self._device, staged=device.is_gpu)
+        self._copies = HostCopies(self._device, staged=False)  # a sampler has its own
 
     def step(self, batch: RaggedBatch, cache: Buffer, token_ids: Buffer | None = None) -> Buffer:
         """As :meth:`~python_layer.model.qwen3_model.Qwen3Model.step`."""
@@ -37,8 +37,10 @@ class StepRunner:
         self, batch: RaggedBatch, cache: Buffer, rows: Sequence[SamplingRow], token_ids: Buffer | None = None
     ) -> Drawn:
         """As :meth:`~python_layer.model.qwen3_model.Qwen3Model.drawn_step`."""
+        if len(rows) != len(batch.logit_rows):
+            raise ValueError(f"{len(rows)} tokens can't be drawn from {len(batch.logit_rows)} rows of logits")
         logits, *drawn = self._execute(batch, cache, token_ids, rows)
-        return self.draw(logits, rows) if self._sampler else Drawn.of(rows, self._vocab, drawn, self._copies)
+        return Drawn.of(rows, self._vocab, drawn, self._copies) if self._sampler is None else self.draw(logits, rows)
 
     def draw(self, logits: Buffer, rows: Sequence[SamplingRow]) -> Drawn:
         """As :meth:`~python_layer.model.qwen3_model.Qwen3Model.draw`."""
@@ -50,7 +52,7 @@ class StepRunner:
         self, batch: RaggedBatch, cache: Buffer, token_ids: Buffer | None, rows: Sequence[SamplingRow]
     ) -> list[Buffer]:
         arrays = [batch.token_ids, batch.positions, batch.row_offsets, batch.page_table, batch.logit_rows]
-        drawing = () if self._sampler else sampler_inputs(rows, self._vocab)
+        drawing = sampler_inputs(rows, self._vocab) if self._sampler is None else ()
         ids, *inputs = (Buffer.from_numpy(np.ascontiguousarray(a)).to(self._device) for a in (*arrays, *drawing))
         outputs: list[Buffer] = self._compiled.execute(cache, ids if token_ids is None else token_ids, *inputs)
         return outputs

@@ -137,9 +137,9 @@ class WeightLoader:
         slot = hashlib.sha256(repr((str(self.path.resolve()), dtype, specs)).encode()).hexdigest()[:32]
         made_from = fingerprint(self.path) if self._cache else ""
         if not self._cache or not self._cache.read(slot, made_from, block, self._counter(block.nbytes)):
-            self._fill(
-                [piece for spec in specs for piece in _pieces(spec, checkpoint, arrays[spec.name], dtypes[spec.name])]
-            )
+            pieces = [p for spec in specs for p in _pieces(spec, checkpoint, arrays[spec.name], dtypes[spec.name])]
+            place = {name: number for number, name in enumerate(checkpoint.tensors)}
+            self._fill(sorted(pieces, key=lambda piece: place[piece.name]))  # files are read from their beginning on
             if self._cache:
                 self._cache.write(slot, made_from, block)
         return LoadedWeights(arrays, dtypes, offsets[-1])

@@ -58,6 +58,7 @@ def changed(field: str, index: object, value: int) -> RaggedBatch:
         (replace(BATCH, positions=BATCH.positions[:-1]), "positions"),
         (replace(BATCH, row_offsets=BATCH.row_offsets[:-1]), "row_offsets"),
         (RaggedBatch.of([]), "token_ids"),
+        (RaggedBatch.of([RequestRows([], 0, [0]), RequestRows([1], 0, [1])]), "row_offsets"),
     ],
 )
 def test_inconsistent_batches_are_refused(batch: RaggedBatch, param: str) -> None:

@@ -1,6 +1,7 @@
 """Which matrices are quantized, how they lie in memory, and what the kept copy on disk is good for."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +19,14 @@ from tests.unit.safetensors_writer import float32, write
 INT8, INT4, AWQ = QuantFormat(8, 32, False), QuantFormat(4, 32, False), QuantFormat(4, 128, True)
 
 
-def specs(columns: int = 128) -> list[WeightSpec]:
-    """Two layers of a stacked matrix and a norm."""
+def specs(columns: int = 128, layers: int | None = 2) -> list[WeightSpec]:
+    """A matrix and a norm of two layers; of one where ``layers`` is None."""
+    count = layers or 1
+    matrices = tuple((f"{i}.{name}", (rows, columns)) for i in range(count) for name, rows in (("q", 64), ("k", 32)))
+    norms = tuple((f"{i}.norm", (columns,)) for i in range(count))
     return [
-        spec
-        for i in range(2)
-        for spec in (
-            WeightSpec(
-                f"layers.{i}.qkv",
-                (96, columns),
-                ((f"{i}.q", (64, columns)), (f"{i}.k", (32, columns))),
-                packed=True,
-            ),
-            WeightSpec(f"layers.{i}.norm", (columns,), ((f"{i}.norm", (columns,)),), dtype="float32"),
-        )
+        WeightSpec("layers.qkv", (96, columns), matrices, packed=True, layers=layers),
+        WeightSpec("layers.norm", (columns,), norms, dtype="float32", layers=layers),
     ]
 
 
@@ -116,6 +111,25 @@ def test_kept_weights_are_the_same(
         np.testing.assert_array_equal(first[name], second[name])
 
 
+@pytest.mark.parametrize("form", [None, INT8, INT4])
+def test_layers_lie_one_after_the_other(
+    load: Callable[..., LoadedWeights], tmp_path: Path, form: QuantFormat | None
+) -> None:
+    together = load(form)
+    for layer in range(2):
+        own = [replace(spec, sources=_of_layer(spec, layer)) for spec in specs(layers=None)]
+        loader = WeightLoader(tmp_path)
+        unused = {name for spec in specs() for name, _ in spec.sources}
+        alone = loader.load(quantized_specs(own, {"qkv": form} if form else {}), "bfloat16", unused=unused)
+        for name in alone:
+            assert together[name].shape == (2, *alone[name].shape)
+            np.testing.assert_array_equal(together[name][layer], alone[name], err_msg=name)
+
+
+def _of_layer(spec: WeightSpec, layer: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((f"{layer}{name[1:]}", shape) for name, shape in spec.sources)
+
+
 def test_formats_are_kept_side_by_side(load: Callable[..., LoadedWeights], tmp_path: Path) -> None:
     for form in (None, INT8, INT8, INT4):
         load(form)
@@ -138,7 +152,7 @@ def test_kept_weights_are_made_again(load: Callable[..., LoadedWeights], tmp_pat
     again = load(INT8)
     changed = [name for name in first if not np.array_equal(first[name], again[name])]
     assert len(changed) == (damage == "checkpoint")
-    np.testing.assert_array_equal(load(INT8)["layers.0.qkv"], again["layers.0.qkv"])
+    np.testing.assert_array_equal(load(INT8)["layers.qkv"], again["layers.qkv"])
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
