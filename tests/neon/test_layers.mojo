@@ -1,4 +1,4 @@
-"""A whole transformer block on Arm, in phases on several threads: against float64, and whole against in chunks."""
+"""Transformer blocks on Arm, in phases on several threads: against float64, and whole against in chunks."""
 
 from std.math import cos, exp, sin, sqrt
 from std.testing import TestSuite
@@ -14,6 +14,7 @@ from mojo_kernels.utils.types import untracked
 from matrices import QuantizedWeights, pack
 from numbers import Numbers, assert_same_bits
 
+comptime LAYERS = 2
 comptime HIDDEN = 160
 comptime Q_HEADS = 4
 comptime KV_HEADS = 2
@@ -30,13 +31,14 @@ comptime EPS = Float32(1e-6)
 
 
 struct Weights[dtype: DType, bits: Int]:
-    """A random matrix: packed, and its numbers in float64."""
+    """A random matrix, the same in each layer: packed, and its numbers in float64."""
 
     comptime Operand = Matrix["neon", Self.dtype, Self.bits, False, 0]
 
     var n: Int
     var k: Int
     var packed: List[Scalar[Self.dtype]]
+    """Of all layers."""
     var dense: List[Float64]
     """[n, k]."""
 
@@ -58,6 +60,9 @@ struct Weights[dtype: DType, bits: Int]:
             self.packed = pack(w, n, k)
             for i in range(n * k):
                 self.dense[i] = w[i].cast[DType.float64]()
+        var size = len(self.packed)
+        for i in range((LAYERS - 1) * size):
+            self.packed.append(self.packed[i])
 
     def operand(mut self) -> Self.Operand:
         """The matrix as the block takes it."""
@@ -72,20 +77,20 @@ struct Weights[dtype: DType, bits: Int]:
         return y^
 
 
-def rms_norm(x: List[Float64], begin: Int, size: Int, gamma: List[Float32]) -> List[Float64]:
-    """`x / sqrt(mean(x^2) + eps) * gamma` over some numbers."""
+def rms_norm(x: List[Float64], begin: Int, size: Int, gamma: List[Float32], layer: Int) -> List[Float64]:
+    """`x / sqrt(mean(x^2) + eps) * gamma` over some numbers, with the layer's gamma."""
     var squares = Float64(0)
     for i in range(size):
         squares += x[begin + i] * x[begin + i]
     var root = sqrt(squares / Float64(size) + EPS.cast[DType.float64]())
     var y = List[Float64]()
     for i in range(size):
-        y.append(x[begin + i] / root * gamma[i].cast[DType.float64]())
+        y.append(x[begin + i] / root * gamma[layer * size + i].cast[DType.float64]())
     return y^
 
 
-struct TransformerBlock[dtype: DType, bits: Int, cache_type: DType]:
-    """A block with random weights, and a request whose rows it computes."""
+struct TransformerBlocks[dtype: DType, bits: Int, cache_type: DType]:
+    """Blocks with random weights, and a request whose rows they compute."""
 
     comptime head_stride = PAGE_SIZE * D
     comptime value_offset = KV_HEADS * Self.head_stride
@@ -95,15 +100,15 @@ struct TransformerBlock[dtype: DType, bits: Int, cache_type: DType]:
     var gate_up: Weights[Self.dtype, Self.bits]
     var down: Weights[Self.dtype, Self.bits]
     var gamma: List[Float32]
-    """[HIDDEN]: of every norm, as far as it is long."""
+    """[LAYERS HIDDEN]: of every norm, as far as it is long."""
     var biases: List[Float32]
-    """[HEADS D]: of queries, keys and values; the output's are the first of them."""
+    """[LAYERS HEADS D]: of queries, keys and values; the output's are the first of them."""
     var x: List[Float32]
     """[LENGTH, HIDDEN]."""
     var rope: List[Float32]
     """[LENGTH, D]."""
     var cache: List[Scalar[Self.cache_type]]
-    """[PAGES, 2, KV_HEADS, PAGE_SIZE, D]."""
+    """[PAGES, LAYERS, 2, KV_HEADS, PAGE_SIZE, D]."""
 
     def __init__(out self):
         var numbers = Numbers(Self.bits + 1)
@@ -111,10 +116,10 @@ struct TransformerBlock[dtype: DType, bits: Int, cache_type: DType]:
         self.mix = {numbers, HIDDEN, Q_HEADS * D}
         self.gate_up = {numbers, 2 * INNER, HIDDEN}
         self.down = {numbers, HIDDEN, INNER}
-        self.gamma = numbers.list[DType.float32](HIDDEN)
-        for i in range(HIDDEN):
+        self.gamma = numbers.list[DType.float32](LAYERS * HIDDEN)
+        for i in range(LAYERS * HIDDEN):
             self.gamma[i] += 1.5
-        self.biases = numbers.list[DType.float32](HEADS * D)
+        self.biases = numbers.list[DType.float32](LAYERS * HEADS * D)
         self.x = numbers.list[DType.float32](LENGTH * HIDDEN, 2)
         self.rope = List[Float32](length=LENGTH * D, fill=0)
         for t in range(LENGTH):
@@ -122,10 +127,11 @@ struct TransformerBlock[dtype: DType, bits: Int, cache_type: DType]:
                 var angle = Float64(t) * exp(-0.2 * Float64(i))
                 self.rope[t * D + i] = cos(angle).cast[DType.float32]()
                 self.rope[t * D + D // 2 + i] = sin(angle).cast[DType.float32]()
-        self.cache = List[Scalar[Self.cache_type]](length=PAGES * 2 * Self.value_offset, fill=nan[Self.cache_type]())
+        var size = PAGES * LAYERS * 2 * Self.value_offset
+        self.cache = List[Scalar[Self.cache_type]](length=size, fill=nan[Self.cache_type]())
 
     def compute(mut self, begin: Int, end: Int) -> List[Float32]:
-        """The block's output for some positions, those before which are in the cache."""
+        """The blocks' output for some positions, those before which are in the cache."""
         var tokens = end - begin
         var sizes = LayerSizes(tokens, HIDDEN, Q_HEADS, KV_HEADS, D, INNER)
         var y = List[Float32](length=tokens * HIDDEN, fill=nan[DType.float32]())
@@ -150,7 +156,7 @@ struct TransformerBlock[dtype: DType, bits: Int, cache_type: DType]:
             self.down.operand(),
             PagedKVCache[Self.cache_type](
                 untracked(self.cache.unsafe_ptr()),
-                2 * Self.value_offset,
+                LAYERS * 2 * Self.value_offset,
                 Self.value_offset,
                 Self.head_stride,
                 PAGE_SIZE,
@@ -165,16 +171,16 @@ struct TransformerBlock[dtype: DType, bits: Int, cache_type: DType]:
                 PAGE_SIZE,
             ),
         )
-        run_layers[amx=False](work, 1)
+        run_layers[amx=False](work, LAYERS)
         _ = memory^
         _ = positions^
         _ = offsets^
         _ = table^
         return y^
 
-    def head(self, qkv: List[Float64], h: Int, t: Int) -> List[Float64]:
+    def head(self, qkv: List[Float64], h: Int, t: Int, layer: Int) -> List[Float64]:
         """A normed and rotated head of queries or keys."""
-        var x = rms_norm(qkv, h * D, D, self.gamma)
+        var x = rms_norm(qkv, h * D, D, self.gamma, layer)
         var y = List[Float64](length=D, fill=0)
         for i in range(D // 2):
             var c = self.rope[t * D + i].cast[DType.float64]()
@@ -184,22 +190,30 @@ struct TransformerBlock[dtype: DType, bits: Int, cache_type: DType]:
         return y^
 
     def expected(self) -> List[Float64]:
-        """What the block adds to its input, [LENGTH, HIDDEN], in float64."""
+        """What the blocks add to their input, [LENGTH, HIDDEN], in float64."""
+        var x = List[Float64]()
+        for i in range(LENGTH * HIDDEN):
+            x.append(self.x[i].cast[DType.float64]())
+        for layer in range(LAYERS):
+            x = self.after(x, layer)
+        for i in range(LENGTH * HIDDEN):
+            x[i] -= self.x[i].cast[DType.float64]()
+        return x^
+
+    def after(self, inputs: List[Float64], layer: Int) -> List[Float64]:
+        """One block's output."""
         var y = List[Float64]()
         var projected = List[List[Float64]]()
         var keys = List[List[Float64]]()  # [LENGTH KV_HEADS, D]
         for t in range(LENGTH):
-            var x = List[Float64]()
-            for i in range(HIDDEN):
-                x.append(self.x[t * HIDDEN + i].cast[DType.float64]())
-            projected.append(self.qkv.multiply(rms_norm(x, 0, HIDDEN, self.gamma)))
+            projected.append(self.qkv.multiply(rms_norm(inputs, t * HIDDEN, HIDDEN, self.gamma, layer)))
             for i in range(HEADS * D):
-                projected[t][i] += self.biases[i].cast[DType.float64]()
+                projected[t][i] += self.biases[layer * HEADS * D + i].cast[DType.float64]()
             for h in range(KV_HEADS):
-                keys.append(self.head(projected[t], Q_HEADS + h, t))
+                keys.append(self.head(projected[t], Q_HEADS + h, t, layer))
             var attended = List[Float64](length=Q_HEADS * D, fill=0)
             for h in range(Q_HEADS):
-                var query = self.head(projected[t], h, t)
+                var query = self.head(projected[t], h, t, layer)
                 var kv_head = h * KV_HEADS // Q_HEADS
                 var weights = List[Float64]()
                 var total = Float64(0)
@@ -215,36 +229,36 @@ struct TransformerBlock[dtype: DType, bits: Int, cache_type: DType]:
                         attended[h * D + i] += weights[s] / total * value
             var between = self.mix.multiply(attended)
             for i in range(HIDDEN):
-                between[i] += x[i] + self.biases[i].cast[DType.float64]()
-            var gate_up = self.gate_up.multiply(rms_norm(between, 0, HIDDEN, self.gamma))
+                between[i] += inputs[t * HIDDEN + i] + self.biases[layer * HIDDEN + i].cast[DType.float64]()
+            var gate_up = self.gate_up.multiply(rms_norm(between, 0, HIDDEN, self.gamma, layer))
             var gated = List[Float64]()
             for i in range(INNER):
                 gated.append(gate_up[i] / (1 + exp(-gate_up[i])) * gate_up[INNER + i])
             var out = self.down.multiply(gated)
             for i in range(HIDDEN):
-                y.append(out[i] + between[i] - x[i])
+                y.append(out[i] + between[i])
         return y^
 
 
 def check[dtype: DType, bits: Int, cache_type: DType](most: Float64) raises:
-    """All positions at once against float64, within a part of what the block adds; and against chunks of them."""
-    var block = TransformerBlock[dtype, bits, cache_type]()
-    var whole = block.compute(0, LENGTH)
-    var expected = block.expected()
+    """All positions at once against float64, within a part of what the blocks add; and against chunks of them."""
+    var blocks = TransformerBlocks[dtype, bits, cache_type]()
+    var whole = blocks.compute(0, LENGTH)
+    var expected = blocks.expected()
     var errors = Float64(0)
     var size = Float64(0)
     for i in range(LENGTH * HIDDEN):
-        var error = (whole[i] - block.x[i]).cast[DType.float64]() - expected[i]
+        var error = (whole[i] - blocks.x[i]).cast[DType.float64]() - expected[i]
         errors += error * error
         size += expected[i] * expected[i]
     if not sqrt(errors / size) <= most:
-        raise Error("what the block adds is wrong by ", sqrt(errors / size), " of it, more than ", most)
-    for i in range(len(block.cache)):
-        block.cache[i] = nan[cache_type]()
+        raise Error("what the blocks add is wrong by ", sqrt(errors / size), " of it, more than ", most)
+    for i in range(len(blocks.cache)):
+        blocks.cache[i] = nan[cache_type]()
     var bounds: List[Int] = [0, 1, 17, 18, 23, 49, LENGTH]
     for i in range(len(bounds) - 1):
         var rows = bounds[i + 1] - bounds[i]
-        var chunk = block.compute(bounds[i], bounds[i + 1])
+        var chunk = blocks.compute(bounds[i], bounds[i + 1])
         assert_same_bits(chunk, 0, whole, bounds[i] * HIDDEN, rows * HIDDEN, String(rows, " rows from ", bounds[i]))
 
 
