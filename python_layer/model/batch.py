@@ -51,7 +51,7 @@ class RaggedBatch:
     @classmethod
     def of(cls, requests: Sequence[RequestRows]) -> "RaggedBatch":
         """Lays the rows of the requests out one after the other."""
-        # Lists until the end: after a step, which has swept the CPU's caches, every NumPy call costs microseconds.
+        # Lists, for after a step, which has swept the CPU's caches, every NumPy call costs many microseconds.
         tokens: list[int] = []
         positions: list[int] = []
         offsets, wanted = [0], []
