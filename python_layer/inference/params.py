@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 
 from python_layer.inference.guide import Guide
-from python_layer.model.sampling import SamplingParams
+from python_layer.model.sampling import MOST_LOGPROBS, SamplingParams
 from python_layer.utils.errors import InvalidRequestError
 
-MOST_LOGPROBS = 20
 MOST_ANSWERS = 128
 MOST_STOP_STRINGS = 16
 

@@ -41,6 +41,7 @@ GRAPH_PARTS = (
     "quantization.py",
     "rope.py",
     "sample_graph.py",
+    "sampling.py",
     "weight_spec.py",
     "weights.py",
 )

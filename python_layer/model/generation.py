@@ -10,9 +10,8 @@ from max.driver import Buffer
 from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.config import Qwen3Config
 from python_layer.model.kv_cache import KVCacheLayout
-from python_layer.model.sample_graph import MOST_LOGPROBS
 from python_layer.model.sampler import Drawn, SamplingRow
-from python_layer.model.sampling import SamplingParams, seed_of
+from python_layer.model.sampling import MOST_LOGPROBS, SamplingParams, seed_of
 from python_layer.tokenizer import QwenTokenizer, StreamingDetokenizer
 from python_layer.utils.errors import ContextLengthError, InvalidRequestError, OutOfMemoryError, TokenizerError
 

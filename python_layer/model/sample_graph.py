@@ -7,7 +7,7 @@ from pathlib import Path
 from max.dtype import DType
 from max.graph import DeviceRef, Graph, TensorType, TensorValue, ops
 
-MOST_LOGPROBS = 20
+from python_layer.model.sampling import MOST_LOGPROBS
 
 
 def row_types(device: DeviceRef) -> list[TensorType]:

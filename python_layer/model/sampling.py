@@ -13,6 +13,9 @@ import numpy as np
 
 from python_layer.utils.errors import InvalidRequestError
 
+MOST_LOGPROBS = 20
+"""Likeliest tokens of which log-probabilities can be had."""
+
 PHILOX_A, PHILOX_C = 0xD2E7470EE14C6C93, 0xCA5A826395121157
 """What a round multiplies the counter's first and third word with."""
 WEYL_LEFT, WEYL_RIGHT = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B

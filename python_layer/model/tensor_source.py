@@ -1,5 +1,6 @@
 """A checkpoint's tensor as the loader reads it, whatever the file's format."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -85,12 +86,12 @@ class Groups(NamedTuple):
     offsets: NDArray[np.float32] | None
 
 
-class GroupedTensor(ComputedTensor):
+class GroupedTensor(ComputedTensor, ABC):
     """A source in groups with scales; a format has only to decode its rows."""
 
+    @abstractmethod
     def decode(self, start: int, stop: int) -> Groups:
         """Rows ``start`` to ``stop``, in the bits and groups of ``format``."""
-        raise NotImplementedError
 
     def rows(self, start: int, stop: int) -> NDArray[np.generic]:
         """See :class:`TensorSource`; scales and offsets are not rounded."""

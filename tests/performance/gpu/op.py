@@ -1,6 +1,7 @@
 """An op of MILI's or MAX's as a graph of its own."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ def _code() -> str:
 
 
 @dataclass(frozen=True)
-class Op:
+class Op(ABC):
     """A graph that does the same work several times, each time on inputs of its own.
 
     Attributes:
@@ -42,13 +43,13 @@ class Op:
         """Of what is between two matrices, and of the matrices."""
         return FLOAT if self.device.is_cpu() else BF16
 
+    @abstractmethod
     def types(self) -> list[Type[Any]]:
         """Of the inputs of one time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(self, values: Sequence[Value[Any]]) -> Sequence[Value[Any]]:
         """Does it once; gives what is compared first."""
-        raise NotImplementedError
 
     def build(self, kernels: Path) -> Graph:
         """As a :class:`~python_layer.model.compile_cache.GraphRequest`."""

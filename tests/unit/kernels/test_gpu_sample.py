@@ -13,9 +13,8 @@ from max.driver import accelerator_count
 from python_layer.model.compile_cache import CompileCache
 from python_layer.model.device import resolve_device
 from python_layer.model.kernels import default_cache_dir
-from python_layer.model.sample_graph import MOST_LOGPROBS
 from python_layer.model.sampler import SampledToken, Sampler, SamplingRow, sampler_inputs
-from python_layer.model.sampling import SamplingParams
+from python_layer.model.sampling import MOST_LOGPROBS, SamplingParams
 from tests.ptx.compiled import compile_kernels
 from tests.ptx.machine import launch
 from tests.ptx.program import Program, parse
