@@ -8,6 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Parts = dict[str, tuple[str, NDArray[Any]]]
+AWQ_CONFIG: dict[str, Any] = {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm"}
+GPTQ_CONFIG: dict[str, Any] = {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True, "desc_act": False}
+FP8_CONFIG: dict[str, Any] = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
+FP8_CONFIG |= {"activation_scheme": "dynamic"}
 AWQ_LANES = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of eight outputs each four bits of a word hold, the lowest bits first."""
 

@@ -12,21 +12,27 @@ import pytest
 from numpy.typing import NDArray
 
 from python_layer.model.checkpoint import open_checkpoint
-from python_layer.model.config import Qwen3Config
 from python_layer.model.fp8 import e4m3_values
 from python_layer.model.quantized import QuantFormat
 from python_layer.model.tensor_source import TensorSource, quantized_rows
 from python_layer.model.weight_loader import WeightLoader
 from python_layer.model.weight_spec import WeightSpec
-from python_layer.utils.errors import ConfigError, WeightError
-from tests.unit.quantized_writer import AWQ_LANES, Layer, Parts, awq, e4m3, fp8, gptq
+from python_layer.utils.errors import WeightError
+from tests.unit.quantized_writer import (
+    AWQ_CONFIG,
+    AWQ_LANES,
+    FP8_CONFIG,
+    GPTQ_CONFIG,
+    Layer,
+    Parts,
+    awq,
+    e4m3,
+    fp8,
+    gptq,
+)
 from tests.unit.safetensors_writer import error_of, float32, write, write_index
 
 ROWS, COLUMNS = 72, 256
-AWQ_CONFIG: dict[str, Any] = {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm"}
-GPTQ_CONFIG: dict[str, Any] = {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True, "desc_act": False}
-FP8_CONFIG: dict[str, Any] = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
-FP8_CONFIG |= {"activation_scheme": "dynamic"}
 ORDER = np.random.default_rng(3).permutation(COLUMNS)
 
 
@@ -307,73 +313,3 @@ def test_parts_without_a_quantization_config_are_unexpected(tmp_path: Path) -> N
     write(tmp_path / "model.safetensors", {"x.qweight": ("int32", np.zeros((2, 2), np.int32))})
     message = error_of(tmp_path, X)
     assert "x.weight is missing" in message and "x.qweight is unexpected" in message
-
-
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "Qwen3-FP8": {
-        "activation_scheme": "dynamic",
-        "fmt": "e4m3",
-        "quant_method": "fp8",
-        "weight_block_size": [128, 128],
-        "modules_to_not_convert": ["lm_head", "model.layers.0.input_layernorm"],
-    },
-    "Qwen3-AWQ": {
-        "backend": "autoawq",
-        "bits": 4,
-        "do_fuse": False,
-        "exllama_config": None,
-        "fuse_max_seq_len": None,
-        "group_size": 128,
-        "modules_to_fuse": None,
-        "modules_to_not_convert": None,
-        "quant_method": "awq",
-        "version": "gemm",
-        "zero_point": True,
-    },
-    "Qwen3-GPTQ": {
-        "bits": 8,
-        "checkpoint_format": "gptq",
-        "desc_act": False,
-        "group_size": 128,
-        "lm_head": False,
-        "meta": {"damp_percent": 0.01, "quantizer": ["gptqmodel:2.2.0"]},
-        "pack_dtype": "int32",
-        "quant_method": "gptq",
-        "sym": True,
-    },
-}
-
-
-def with_quantization(config: Any) -> dict[str, Any]:
-    raw = {"model_type": "qwen3", "vocab_size": 8, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
-    return raw | {"num_attention_heads": 1, "head_dim": 64, "quantization_config": config}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_configurations_as_they_are_published(name: str) -> None:
-    assert Qwen3Config.from_dict(with_quantization(PUBLISHED[name])).hidden_size == 64
-
-
-CONFIGS: dict[str, tuple[Any, str]] = {
-    "method": ({"quant_method": "bitsandbytes"}, "quant_method is 'bitsandbytes'; supported: fp8, awq, gptq"),
-    "no method": ({"bits": 4}, "quant_method is missing; supported: fp8, awq, gptq"),
-    "awq bits": (AWQ_CONFIG | {"bits": 8}, "bits is 8; supported: 4"),
-    "awq group": (AWQ_CONFIG | {"group_size": 16}, "group_size is 16; supported: 32, 64, 128"),
-    "awq version": (AWQ_CONFIG | {"version": "gemv"}, "version is 'gemv'; supported: gemm"),
-    "awq without zeros": (AWQ_CONFIG | {"zero_point": False}, "zero_point is False; supported: True"),
-    "gptq bits": (GPTQ_CONFIG | {"bits": 3}, "bits is 3; supported: 4, 8"),
-    "gptq group": (GPTQ_CONFIG | {"group_size": -1}, "group_size is -1; supported: 32, 64, 128"),
-    "gptq format": (GPTQ_CONFIG | {"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'; supported: gptq"),
-    "fp8 format": (FP8_CONFIG | {"fmt": "e5m2"}, "fmt is 'e5m2'; supported: e4m3"),
-    "fp8 activations": (FP8_CONFIG | {"activation_scheme": "static"}, "activation_scheme is 'static'"),
-    "fp8 block": (FP8_CONFIG | {"weight_block_size": None}, "weight_block_size is None; it must be two whole numbers"),
-    "fp8 block of zero": (FP8_CONFIG | {"weight_block_size": [0, 1]}, r"weight_block_size is \[0, 1\]"),
-    "no object": ("awq", "quantization_config is 'awq'; it must be an object"),
-}
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_what_is_not_supported_is_refused_with_the_configuration(name: str) -> None:
-    config, expected = CONFIGS[name]
-    with pytest.raises(ConfigError, match=expected):
-        Qwen3Config.from_dict(with_quantization(config))
