@@ -6,7 +6,7 @@ from ..memory.block import BLOCK, PANELS
 from ..memory.kv_cache import PANEL
 from ..utils.types import ReadPtr, untracked
 from .attention_tile import Tile
-from .products import LANES, ONE_PASS, ROWS, VECTORS, Vector16, add_products, sum_type
+from .products import LANES, ONE_PASS, ROWS, SCORED, VECTORS, Vector16, add_products, sum_type
 
 
 def add_block_by_vectors[
@@ -16,14 +16,14 @@ def add_block_by_vectors[
     var start = index * BLOCK
     var first = tile.find(index)
     var panels = tile.block.panels
-    for panel in range(0, panels, VECTORS):
+    for panel in range(0, panels, SCORED):
         for head in range(tile.heads):
             score_rows(tile, head, first, panel, start)
     for head in range(tile.heads):
         for row in range(first, tile.rows):
             tile.weigh(head, row, min(BLOCK, tile.limit[row] - start))
     # Several heads take turns sooner, so that what lies together in pages is read together.
-    var step = PANELS if tile.heads == 1 else VECTORS
+    var step = PANELS if tile.heads == 1 else SCORED
     for panel in range(0, panels, step):
         for head in range(tile.heads):
             add_value_rows(tile, head, first, panel, min(panel + step, panels), start)
@@ -36,8 +36,10 @@ def score_rows(mut tile: Tile[...], head: Int, first: Int, panel: Int, start: In
     while row < tile.rows:
         comptime for rows in [ROWS, 2, 1]:
             if tile.rows - row >= rows:
-                if tile.limit[row + rows - 1] > start + panel * PANEL:
-                    score[rows](tile, head, row, panel)
+                comptime vectors = VECTORS if rows > 2 else SCORED
+                comptime for next in range(0, SCORED, vectors):
+                    if tile.limit[row + rows - 1] > start + (panel + next) * PANEL:
+                        score[rows, vectors](tile, head, row, panel + next)
                 row += rows
                 break
 
@@ -60,26 +62,26 @@ def add_value_rows(mut tile: Tile[...], head: Int, first: Int, begin: Int, end: 
 
 @always_inline
 def score[
-    cache_type: DType, query_type: DType, head_dim: Int, //, rows: Int
+    cache_type: DType, query_type: DType, head_dim: Int, //, rows: Int, vectors: Int
 ](mut tile: Tile[cache_type, query_type, head_dim], head: Int, row: Int, panel: Int):
-    """Computes the scores of `rows` rows over VECTORS panels."""
+    """Computes the scores of `rows` rows over as many panels as there are vectors."""
     comptime pair = type_of(tile).pair
     comptime operand = type_of(tile).operand
     var first = head * tile.rows + row
-    var acc = Array[SIMD[sum_type[cache_type](), LANES], rows * VECTORS](fill=0)
-    var keys = Array[ReadPtr[cache_type], VECTORS](fill=tile.block.keys[panel])
-    comptime for v in range(VECTORS):
+    var acc = Array[SIMD[sum_type[cache_type](), LANES], rows * vectors](fill=0)
+    var keys = Array[ReadPtr[cache_type], vectors](fill=tile.block.keys[panel])
+    comptime for v in range(vectors):
         # Where the block has no panel, any stands in: what it gives is masked.
         var source = tile.block.keys[min(panel + v, tile.block.panels - 1)]
         keys[v] = source.unsafe_offset(head * tile.block.head_stride)
     var q = untracked(tile.queries.unsafe_ptr().unsafe_bitcast[Scalar[operand]]())
-    add_products[rows, VECTORS](
+    add_products[rows, vectors](
         acc, q.unsafe_offset(first * head_dim), head_dim, keys, LANES * pair, head_dim // pair
     )
     var scores = untracked(tile.scores.unsafe_ptr().unsafe_bitcast[Float32]())
     comptime for r in range(rows):
-        comptime for v in range(VECTORS):
-            var s = acc[r * VECTORS + v].cast[DType.float32]() * tile.query_scale[first + r]
+        comptime for v in range(vectors):
+            var s = acc[r * vectors + v].cast[DType.float32]() * tile.query_scale[first + r]
             comptime if cache_type == DType.int8:
                 s *= tile.block.key_scales(min(panel + v, tile.block.panels - 1), head)
             scores.unsafe_store((first + r) * BLOCK + (panel + v) * PANEL, s)

@@ -4,7 +4,7 @@ panels follow.
 
 from std.math import ceildiv
 
-from .linear import linear_panel
+from .linear import Rows, linear_panel, takes_blocks
 from .packed import PANEL, pack_factor
 from .quantized import quantized_panel
 from .quantized_rows import QuantizedMatrix, QuantizedRows, quantize_row
@@ -80,7 +80,8 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
     comptime quantized = Self.dtype == DType.uint8
     comptime operand = DType.bfloat16 if Self.parts > 0 and Self.dtype == DType.bfloat16 else DType.float32
     """Type of x where w is not quantised."""
-    comptime plain = not Self.quantized and Self.operand == DType.float32
+    comptime blocks = takes_blocks[Self.isa]()
+    comptime plain = not Self.quantized and Self.operand == DType.float32 and not Self.blocks
     comptime tiled = has_tiles[Self.isa]() and Self.operand == DType.bfloat16
     comptime Tiled = TiledRows[Self.parts, tiled=True]
 
@@ -111,6 +112,8 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
             quantize_row(values, scales, x, self.groups, self.columns // self.groups)
         elif Self.tiled:
             Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns).put(t, x)
+        elif Self.blocks:
+            Rows[DType.float32, blocks=True](memory, tokens, self.columns).put(t, x)
         else:
             store_row(memory.unsafe_bitcast[Scalar[Self.operand]]().unsafe_offset(t * self.columns), x, self.columns)
 
@@ -142,10 +145,10 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
                 var x = Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns)
                 tiled_panel(y, y_stride, x, rebind[ReadPtr[DType.bfloat16]](w), outputs, {next})
             else:
-                var x = memory.unsafe_bitcast[Scalar[Self.operand]]()
-                linear_panel[Self.isa, Self.operand, Self.dtype](
-                    y, y_stride, x, tokens, w, self.columns, outputs, {next}
+                var x = Rows[Self.operand, Self.blocks](
+                    memory.unsafe_bitcast[Scalar[Self.operand]](), tokens, self.columns
                 )
+                linear_panel[Self.isa, Self.operand, Self.dtype](y, y_stride, x, w, outputs, {next})
 
     @always_inline
     def panel(self, index: Int) -> ReadPtr[DType.uint8]:

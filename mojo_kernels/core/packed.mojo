@@ -54,6 +54,18 @@ struct NextWeights(TrivialRegisterPassable):
         comptime for line in range(NEXT_LINES):
             prefetch[READ_SOON](self.start.unsafe_offset(step * self.stride + line * LINE))
 
+    @always_inline
+    def fetch_all(self, steps: Int):
+        """Asks for the shares of so many steps, unless all is asked for."""
+        if self.stride > 0:
+            for step in range(steps):
+                self.fetch(step)
+
+    @always_inline
+    def later(self, steps: Int) -> Self:
+        """What is asked for from so many steps on."""
+        return {self.start.unsafe_offset(steps * self.stride), self.stride}
+
     def after(self, tile: Int, steps: Int, step_bytes: Int) -> Self:
         """What is left to ask for after some tiles of a panel that has `steps` of `step_bytes` each."""
         var asked = tile * steps * NEXT_LINES * LINE

@@ -15,13 +15,19 @@ from ..utils.types import ReadPtr
 comptime LANES = 16
 comptime Vector16 = SIMD[DType.float32, LANES]
 """One register with AVX-512, several elsewhere."""
-comptime WIDE = simd_width_of[DType.float32]() == LANES
-comptime ROWS = 6 if WIDE else 2
+comptime WIDTH = simd_width_of[DType.float32]()
+comptime WIDE = WIDTH == LANES
+comptime AVX2 = WIDTH == LANES // 2
+comptime ROWS = 6 if WIDE or AVX2 else 2
 """Rows of a register tile."""
-comptime VECTORS = 4 if WIDE else 2
+comptime VECTORS = 4 if WIDE else (1 if AVX2 else 2)
 """Vectors of a register tile: ROWS x VECTORS sums must fit the register file."""
 comptime ONE_PASS = 8 if WIDE else 2
 """Vectors of a register tile of one or two rows."""
+comptime SCORED = 4 if WIDE else 2
+"""Panels whose scores a tile of one or two rows computes; a larger one takes VECTORS at a time of them."""
+comptime UNROLLED = 2 if AVX2 else 1
+"""Steps between two looks at a loop's counter."""
 comptime STRIP = 8
 """Pairs of which first one half is multiplied and then the other: both at once would not fit the registers."""
 
@@ -89,17 +95,17 @@ def add_products[
     comptime pair = pair_size[wtype]()
     comptime if xtype == DType.float32:
         for begin in range(0, steps, STRIP):
+            var end = min(begin + STRIP, steps)
             comptime for half in range(pair):
-                for k in range(begin, min(begin + STRIP, steps)):
-                    var wv = Array[Vector16, vectors](fill=Vector16(0))
-                    comptime for v in range(vectors):
-                        wv[v] = load_half[half](w[v], k * w_stride)
-                    comptime for r in range(rows):
-                        var xv = Vector16(x[unsafe_offset=r * x_stride + k * pair + half].cast[DType.float32]())
-                        comptime for v in range(vectors):
-                            acc[r * vectors + v] = rebind[type_of(acc[0])](
-                                fma(xv, wv[v], rebind[Vector16](acc[r * vectors + v]))
-                            )
+                var k = begin
+                while k + UNROLLED <= end:
+                    comptime for i in range(UNROLLED):
+                        add_half[rows, vectors, half](acc, x, x_stride, w, w_stride, k + i)
+                    k += UNROLLED
+                comptime if UNROLLED > 1:
+                    while k < end:
+                        add_half[rows, vectors, half](acc, x, x_stride, w, w_stride, k)
+                        k += 1
     elif wtype == DType.bfloat16:
         for k in range(steps):
             var wv = Array[Vector16, vectors](fill=Vector16(0))
@@ -124,3 +130,27 @@ def add_products[
                     acc[r * vectors + v] = rebind[type_of(acc[0])](
                         dot_int16(xv, wv[v], rebind[Sums](acc[r * vectors + v]))
                     )
+
+
+@always_inline
+def add_half[
+    rows: Int, vectors: Int, half: Int, xtype: DType, wtype: DType
+](
+    mut acc: Array[SIMD[sum_type[wtype](), LANES], rows * vectors],
+    x: ReadPtr[xtype],
+    x_stride: Int,
+    w: Array[ReadPtr[wtype], vectors],
+    w_stride: Int,
+    k: Int,
+):
+    """Adds in float32 the products at one k, or at the first or second of pair k."""
+    comptime pair = pair_size[wtype]()
+    var wv = Array[Vector16, vectors](fill=Vector16(0))
+    comptime for v in range(vectors):
+        wv[v] = load_half[half](w[v], k * w_stride)
+    comptime for r in range(rows):
+        var xv = Vector16(x[unsafe_offset=r * x_stride + k * pair + half].cast[DType.float32]())
+        comptime for v in range(vectors):
+            acc[r * vectors + v] = rebind[type_of(acc[0])](
+                fma(xv, wv[v], rebind[Vector16](acc[r * vectors + v]))
+            )

@@ -11,9 +11,135 @@ from std.memory import bitcast
 from .packed import NextWeights, PANEL, fetch_ahead, store_outputs
 from .quantized_amx import quantized_panel_by_amx
 from .quantized_rows import QUADS, QuantizedMatrix, QuantizedRows
-from ..utils.isa import add_quads, has_tiles, quad_lanes, quad_shift, registers
+from ..utils.isa import (
+    QuadSums,
+    add_quads,
+    has_tiles,
+    quad_lanes,
+    quad_shift,
+    quad_sum_type,
+    registers,
+    widen_sums,
+)
 from ..utils.parallel import parallel_ranges
 from ..utils.types import ReadPtr, WritePtr
+
+
+comptime STRETCH = 32
+"""Columns of which every group has a whole number, `bits` steps: as many as an int16 sums quads of four bits of."""
+
+
+@always_inline
+def add_step[
+    isa: StaticString, rows: Int, vectors: Int, bits: Int
+](
+    mut acc: Array[QuadSums[isa, bits], rows * vectors],
+    values: ReadPtr[DType.uint8],
+    x: ReadPtr[DType.int8],
+    x_columns: Int,
+):
+    """Adds the products of a step; its arguments are those of `group_dots`, from the step on."""
+    comptime width = quad_lanes[isa]()
+    comptime Bytes = SIMD[DType.uint8, 4 * width]
+    fetch_ahead[4 * width * vectors](values)
+    comptime if rows == 1 and quad_lanes[isa]() == 8:
+        # A vector of weights after the other, so that sums stay in registers.
+        comptime for v in range(vectors):
+            var both = values.unsafe_load[width=4 * width](4 * width * v)
+            comptime for half in range(8 // bits):
+                var quad = bitcast[DType.int32, 1](x.unsafe_load[width=4](4 * half))[0]
+                comptime if bits == 8:
+                    acc[v] = add_quads[isa, bits](acc[v], both, quad)
+                else:
+                    acc[v] = add_quads[isa, bits](acc[v], both & 15 if half == 0 else both >> 4, quad)
+        return
+    var read = Array[Bytes, vectors](fill=Bytes(0))
+    comptime for v in range(vectors):
+        read[v] = values.unsafe_load[width=4 * width](4 * width * v)
+    comptime for half in range(8 // bits):
+        var wv = Array[Bytes, vectors](fill=Bytes(0))
+        comptime for v in range(vectors):
+            comptime if bits == 8:
+                wv[v] = read[v]
+            elif half == 0:
+                wv[v] = read[v] & 15
+            else:
+                wv[v] = read[v] >> 4
+        comptime for r in range(rows):
+            var quad = bitcast[DType.int32, 1](x.unsafe_load[width=4](r * x_columns + 4 * half))[0]
+            comptime for v in range(vectors):
+                acc[r * vectors + v] = add_quads[isa, bits](acc[r * vectors + v], wv[v], quad)
+
+
+@always_inline
+def add_steps[
+    isa: StaticString, rows: Int, vectors: Int, bits: Int
+](
+    mut acc: Array[QuadSums[isa, bits], rows * vectors],
+    values: ReadPtr[DType.uint8],
+    x: ReadPtr[DType.int8],
+    x_columns: Int,
+    steps: Int,
+    next: NextWeights,
+):
+    """Adds the products of some steps of a group; its arguments are those of `group_dots`."""
+    # Small tiles have no time to ask for what is asked for already.
+    comptime together = quad_lanes[isa]() == 8
+    comptime if rows > 1 and together:
+        next.fetch_all(steps)
+    for step in range(steps):
+        comptime if rows > 1 and not together:
+            next.fetch(step)
+        add_step[isa, rows, vectors, bits](
+            acc, values.unsafe_offset(step * QUADS), x.unsafe_offset(step * (STRETCH // bits)), x_columns
+        )
+
+
+@always_inline
+def group_dots[
+    isa: StaticString, rows: Int, vectors: Int, bits: Int
+](
+    values: ReadPtr[DType.uint8], x: ReadPtr[DType.int8], x_columns: Int, steps: Int, next: NextWeights
+) -> Array[SIMD[DType.int32, quad_lanes[isa]()], rows * vectors]:
+    """The sums of a group's products.
+
+    Parameters:
+        isa: Instructions.
+        rows: Rows of x.
+        vectors: Vectors of outputs.
+        bits: Of a weight.
+
+    Args:
+        values: The group's weights, from the tile's first lane on.
+        x: The first row's numbers of the group.
+        x_columns: Numbers from one row of x to the next.
+        steps: The group's steps of 256 bytes of weights.
+        next: What a tile of several rows asks memory for meanwhile, from the group's first step on.
+
+    Returns:
+        [rows, vectors].
+    """
+    comptime Sums = QuadSums[isa, bits]
+    comptime Dots = SIMD[DType.int32, quad_lanes[isa]()]
+    comptime if quad_sum_type[isa, bits]() == DType.int32:
+        var acc = Array[Sums, rows * vectors](fill=Sums(0))
+        add_steps[isa, rows, vectors, bits](acc, values, x, x_columns, steps, next)
+        return rebind[Array[Dots, rows * vectors]](acc).copy()
+    else:
+        var dots = Array[Dots, rows * vectors](fill=Dots(0))
+        for step in range(0, steps, bits):
+            var acc = Array[Sums, rows * vectors](fill=Sums(0))
+            add_steps[isa, rows, vectors, bits](
+                acc,
+                values.unsafe_offset(step * QUADS),
+                x.unsafe_offset(step * (STRETCH // bits)),
+                x_columns,
+                bits,
+                next.later(step),
+            )
+            comptime for i in range(rows * vectors):
+                dots[i] += widen_sums[isa, bits](acc[i])
+        return dots^
 
 
 @always_inline
@@ -55,32 +181,14 @@ def quantized_tile[
     comptime base = shift if offsets else shift - (1 << (bits - 1))
     """What the sum of a group's x has to be multiplied with, and added to the sum of products."""
     var total = Array[Floats, rows * vectors](fill=Floats(0))
+    var steps = w.group // columns
     for g in range(w.groups):
         var block = w.block(panel, g)
         var values = block.unsafe_offset(4 * lane)
         var xg = x.values.unsafe_offset(g * w.group)
-        var acc = Array[SIMD[DType.int32, width], rows * vectors](fill=SIMD[DType.int32, width](0))
-        for step in range(w.group // columns):
-            fetch_ahead[4 * width * vectors](values.unsafe_offset(step * QUADS))
-            comptime if rows > 1:
-                next.fetch(g * (w.group // columns) + step)
-            var read = Array[SIMD[DType.uint8, 4 * width], vectors](fill=SIMD[DType.uint8, 4 * width](0))
-            comptime for v in range(vectors):
-                read[v] = values.unsafe_load[width=4 * width](step * QUADS + 4 * width * v)
-            comptime for half in range(8 // bits):
-                var wv = Array[SIMD[DType.uint8, 4 * width], vectors](fill=SIMD[DType.uint8, 4 * width](0))
-                comptime for v in range(vectors):
-                    comptime if bits == 8:
-                        wv[v] = read[v]
-                    elif half == 0:
-                        wv[v] = read[v] & 15
-                    else:
-                        wv[v] = read[v] >> 4
-                comptime for r in range(rows):
-                    var place = xg.unsafe_offset(r * x.columns + step * columns + 4 * half)
-                    var quad = bitcast[DType.int32, 1](place.unsafe_load[width=4](0))[0]
-                    comptime for v in range(vectors):
-                        acc[r * vectors + v] = add_quads[isa, bits](acc[r * vectors + v], wv[v], quad)
+        var dots = group_dots[isa, rows, vectors, bits](
+            values, xg, x.columns, steps, next.later(g * steps)
+        )
         var scales = w.scales(block).unsafe_offset(lane)
         comptime for part in range(2 if offsets else 1):
             fetch_ahead[2 * width * vectors](scales.unsafe_offset(part * PANEL))
@@ -89,8 +197,9 @@ def quantized_tile[
             var sum_ = x.scales[unsafe_offset=2 * (r * x.groups + g) + 1]
             comptime for v in range(vectors):
                 var scale = scales.unsafe_load[width=width](width * v).cast[DType.float32]()
-                var dots = fma(acc[r * vectors + v].cast[DType.float32](), Floats(unit), Floats(Float32(base) * sum_))
-                total[r * vectors + v] = fma(scale, dots, total[r * vectors + v])
+                var dot = dots[r * vectors + v].cast[DType.float32]()
+                dot = fma(dot, Floats(unit), Floats(Float32(base) * sum_))
+                total[r * vectors + v] = fma(scale, dot, total[r * vectors + v])
                 comptime if offsets:
                     var offset = scales.unsafe_load[width=width](PANEL + width * v).cast[DType.float32]()
                     total[r * vectors + v] = fma(-offset, Floats(sum_), total[r * vectors + v])
@@ -101,12 +210,12 @@ def quantized_tile[
 
 def tile_rows[isa: StaticString]() -> Int:
     """Rows of x in a register tile."""
-    return 4 if registers[isa]() == 32 else 2
+    return 4
 
 
 def tile_vectors[isa: StaticString, rows: Int]() -> Int:
     """Vectors of outputs in a register tile: one row takes all, for it reads its weights from memory, as one stream."""
-    return PANEL // quad_lanes[isa]() if rows == 1 else 4
+    return PANEL // quad_lanes[isa]() if rows == 1 else (4 if registers[isa]() == 32 or rows == 2 else 2)
 
 
 def quantized_panel[

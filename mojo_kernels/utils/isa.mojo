@@ -66,12 +66,38 @@ def quad_shift[isa: StaticString, bits: Int]() -> Int:
     return 128 if bits == 8 and (quad_lanes[isa]() == 8 or isa == "neon") else 0
 
 
+def quad_sum_type[isa: StaticString, bits: Int]() -> DType:
+    """The type in which `add_quads` sums: int16 where that halves the work. It holds eight quads of four bits: 16 times
+    15 times 127 is below 2^15.
+    """
+    return DType.int16 if bits == 4 and quad_lanes[isa]() == 8 else DType.int32
+
+
+comptime QuadSums[isa: StaticString, bits: Int] = SIMD[
+    quad_sum_type[isa, bits](), quad_lanes[isa]() * (2 if quad_sum_type[isa, bits]() == DType.int16 else 1)
+]
+"""Sums of `add_quads`: one for each lane, or two that `widen_sums` adds up."""
+
+
+@always_inline
+def widen_sums[
+    isa: StaticString, bits: Int
+](sums: QuadSums[isa, bits]) -> SIMD[DType.int32, quad_lanes[isa]()]:
+    """A sum of int32 for each lane."""
+    comptime Wide = SIMD[DType.int32, quad_lanes[isa]()]
+    comptime if quad_sum_type[isa, bits]() == DType.int16:
+        var ones = SIMD[DType.int16, 16](1)
+        return rebind[Wide](
+            llvm_intrinsic["llvm.x86.avx2.pmadd.wd", SIMD[DType.int32, 8]](rebind[type_of(ones)](sums), ones)
+        )
+    else:
+        return rebind[Wide](sums)
+
+
 @always_inline
 def add_quads[
     isa: StaticString, bits: Int
-](
-    acc: SIMD[DType.int32, quad_lanes[isa]()], w: SIMD[DType.uint8, 4 * quad_lanes[isa]()], x: Int32
-) -> SIMD[DType.int32, quad_lanes[isa]()]:
+](acc: QuadSums[isa, bits], w: SIMD[DType.uint8, 4 * quad_lanes[isa]()], x: Int32) -> QuadSums[isa, bits]:
     """Adds to each lane of acc the four products of its weights, less `quad_shift`, with the four int8 in x; exact.
 
     Parameters:
@@ -87,13 +113,14 @@ def add_quads[
     comptime Sums = SIMD[DType.int32, width]
     var quads = Sums(x)
     comptime if has_quads[isa]():
-        return inlined_assembly["vpdpbusd $2, $1, $0", Sums, constraints="=v,v,v,0", has_side_effect=False](
-            bitcast[DType.int32, width](w), quads, acc
+        var sums = inlined_assembly["vpdpbusd $2, $1, $0", Sums, constraints="=v,v,v,0", has_side_effect=False](
+            bitcast[DType.int32, width](w), quads, rebind[Sums](acc)
         )
+        return rebind[type_of(acc)](sums)
     elif isa == "neon":
         var signed = bitcast[DType.int8, 16](rebind[SIMD[DType.uint8, 16]](w) ^ UInt8(quad_shift[isa, bits]()))
         var xv = bitcast[DType.int8, 16](quads)
-        return rebind[Sums](
+        return rebind[type_of(acc)](
             llvm_intrinsic["llvm.aarch64.neon.sdot.v4i32.v16i8", SIMD[DType.int32, 4]](
                 rebind[SIMD[DType.int32, 4]](acc), signed, xv
             )
@@ -101,16 +128,21 @@ def add_quads[
     elif width == 8:
         var xv = bitcast[DType.int8, 32](quads)
         var wv = rebind[SIMD[DType.uint8, 32]](w)
-        comptime if bits == 8:
-            # |w| and x with w's sign: the sum of two products fits 16 bits.
-            var signed = bitcast[DType.int8, 32](wv ^ 128)
-            wv = bitcast[DType.uint8, 32](abs(signed))
-            xv = llvm_intrinsic["llvm.x86.avx2.psign.b", SIMD[DType.int8, 32]](xv, signed)
+        comptime if bits == 4:
+            return acc + rebind[type_of(acc)](
+                llvm_intrinsic["llvm.x86.avx2.pmadd.ub.sw", SIMD[DType.int16, 16]](wv, xv)
+            )
+        # |w| and x with w's sign: the sum of two products fits 16 bits.
+        var signed = bitcast[DType.int8, 32](wv ^ 128)
+        wv = bitcast[DType.uint8, 32](abs(signed))
+        xv = llvm_intrinsic["llvm.x86.avx2.psign.b", SIMD[DType.int8, 32]](xv, signed)
         var pairs = llvm_intrinsic["llvm.x86.avx2.pmadd.ub.sw", SIMD[DType.int16, 16]](wv, xv)
         var ones = SIMD[DType.int16, 16](1)
-        return acc + rebind[Sums](llvm_intrinsic["llvm.x86.avx2.pmadd.wd", SIMD[DType.int32, 8]](pairs, ones))
+        return acc + rebind[type_of(acc)](
+            llvm_intrinsic["llvm.x86.avx2.pmadd.wd", SIMD[DType.int32, 8]](pairs, ones)
+        )
     else:
         var products = w.cast[DType.int32]() * bitcast[DType.int8, 4 * width](quads).cast[DType.int32]()
         var even, odd = products.deinterleave()
         var low, high = (even + odd).deinterleave()
-        return acc + rebind[Sums](low + high)
+        return acc + rebind[type_of(acc)](low + high)

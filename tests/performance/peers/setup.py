@@ -55,6 +55,8 @@ class PeerSetup:
         def install() -> None:
             self._run(name, sys.executable, "-m", "venv", self.folder / name)
             self._run(name, python, "-m", "pip", "install", *PACKAGES[name])
+            # optimum-intel brings it, but not for torch's CPU build; transformers can do without, unless it is broken.
+            self._run(name, python, "-m", "pip", "uninstall", "-y", "torchvision")
 
         self._once(name, f"installing {', '.join(PACKAGES[name])}", install)
         return python
