@@ -4,7 +4,8 @@ panels follow.
 
 from std.math import ceildiv
 
-from .linear import Rows, linear_panel, takes_blocks
+from .float_rows import Rows, takes_blocks
+from .linear import linear_panel
 from .packed import PANEL, pack_factor
 from .quantized import quantized_panel
 from .quantized_rows import QuantizedMatrix, QuantizedRows, quantize_row

@@ -5,7 +5,7 @@ from std.testing import TestSuite, assert_equal
 
 from mojo_kernels.core.quantized import quantized_linear
 from mojo_kernels.core.quantized_rows import QuantizedMatrix, QuantizedRows, quantize_row
-from mojo_kernels.utils.isa import add_quads, quad_lanes, quad_shift
+from mojo_kernels.utils.isa import add_quads, quad_lanes, quad_shift, widen_sums
 from mojo_kernels.utils.types import untracked
 from matrices import QuantizedWeights
 from numbers import Numbers, assert_close, assert_same_bits
@@ -129,7 +129,8 @@ def test_every_product_of_bytes() raises:
                     steps[place] = Int8(x)
                     var sums = Sums(5)
                     sums[1] += Int32((w - shift) * x)
-                    assert_equal(add_quads["neon", bits](5, weights, bitcast[DType.int32, 1](steps)), sums)
+                    var added = add_quads["neon", bits](5, weights, bitcast[DType.int32, 1](steps))
+                    assert_equal(widen_sums["neon", bits](added), sums)
 
 
 def test_rows_are_rounded_to_the_nearest_step() raises:

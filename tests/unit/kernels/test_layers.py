@@ -15,7 +15,7 @@ from python_layer.model.linear import LinearLayers
 from python_layer.model.quantized import QuantFormat, quantize_rows
 from python_layer.utils.cpu import multiplies_bfloat16
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor, to_dtype
-from tests.unit.kernels.isas import BEST
+from tests.unit.kernels.isas import BEST, other_isas
 from tests.unit.kernels.matrices import packed, packed_quantized
 
 # Sizes that fill no panel of a matrix, but of attention's heads.
@@ -40,6 +40,7 @@ class Case:
     cache: DType
     paired: bool = False
     biases: bool = False
+    isa: str = BEST
     formats: tuple[tuple[str, QuantFormat], ...] = ()
 
     @property
@@ -60,6 +61,8 @@ CASES = {
     "bfloat16": Case(DType.bfloat16, DType.bfloat16, paired=PAIRS, biases=True),
     "quantized": Case(FLOAT, FLOAT, formats=(("qkv", INT8), ("o", INT4), ("gate_up", INT4), ("down", INT8))),
 }
+if "avx2" in other_isas():  # whose rows of float32 lie in blocks
+    CASES["avx2"] = Case(DType.bfloat16, DType.bfloat16, isa="avx2")
 
 
 def random_weights(rng: np.random.Generator, case: Case, name: str) -> Buffer | np.ndarray:
@@ -143,7 +146,7 @@ def every_case() -> OpRunner:
         for case in CASES.values():
             caches, weights = rest[:2], rest[2 : 2 + len(case.names)]
             rest = rest[2 + len(case.names) :]
-            linear = LinearLayers(BEST, case.paired, dict(case.formats))
+            linear = LinearLayers(case.isa, case.paired, dict(case.formats))
             w = {name: value.tensor for name, value in zip(case.names, weights, strict=True)}
             step = StepInputs(
                 caches[1].buffer, x.tensor, positions.tensor, offsets.tensor, table.tensor, positions.tensor
