@@ -108,7 +108,9 @@ def create_app(
             allow_headers=["*"],
             expose_headers=SHOWN_HEADERS,
         )
-    app.add_middleware(Observed, metrics=metrics, served=service.served, tracer=tracer, log_bodies=log_prompts)
+    app.add_middleware(
+        Observed, metrics=metrics, routes=app.routes, served=service.served, tracer=tracer, log_bodies=log_prompts
+    )
     app.add_middleware(RequestIds)
     _add_state_routes(app, service)
     _add_metrics_route(app, metrics)

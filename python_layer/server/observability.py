@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
@@ -67,6 +68,7 @@ class Observed:
     Args:
         app: What is watched. It puts the requests it makes to the engine into the state, as ``engine_requests``.
         metrics: Count it.
+        routes: What can be asked for.
         served: Names the model.
         tracer: Makes spans; None for no traces.
         log_bodies: Whether what was asked and answered goes into the log.
@@ -76,11 +78,12 @@ class Observed:
         self,
         app: ASGIApp,
         metrics: Metrics,
+        routes: Iterable[BaseRoute],
         served: Callable[[], Served | None],
         tracer: "RequestTracer | None",
         log_bodies: bool,
     ) -> None:
-        self._app, self._metrics, self._served = app, metrics, served
+        self._app, self._metrics, self._routes, self._served = app, metrics, routes, served
         self._tracer, self._log_bodies = tracer, log_bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,7 +115,7 @@ class Observed:
             await self._app(scope, watched_receive, watched_send)
         finally:
             exchange.seconds = time.perf_counter() - began
-            exchange.route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
+            exchange.route = _route(scope, self._routes)
             made = scope["state"].get("engine_requests", [])
             exchange.requests = [request for request in made if request.timeline.submitted]
             self._metrics.count_http(exchange.route, exchange.status)
@@ -120,6 +123,12 @@ class Observed:
             if self._tracer is not None and span is not None:
                 served = self._served()
                 self._tracer.end(span, exchange, None if served is None else served.model_name)
+
+
+def _route(scope: Scope, routes: Iterable[BaseRoute]) -> str:
+    """The route of a request, also of one that was refused before it came there."""
+    route = scope.get("route") or next((each for each in routes if each.matches(scope)[0] != Match.NONE), None)
+    return getattr(route, "path", UNKNOWN_ROUTE)
 
 
 def _line(exchange: Exchange, bodies: bool) -> dict[str, Any]:

@@ -54,7 +54,6 @@ def test_a_server_with_keys_opens_to_them_only(keys: dict[str, str], tmp_path: P
             assert CLIENT.get(url + route).status_code == 200
         for key in (keys["alice"], "plain-1"):
             assert CLIENT.get(f"{url}/v1/models", headers=bearer(key)).status_code == 200
-        assert CLIENT.get(f"{url}/metrics", headers=bearer("boss")).status_code != 401
         assert CLIENT.get(f"{url}/metrics", headers=bearer(keys["alice"])).status_code == 401
         # Each key has a limit of its own, on the same address.
         for name in ("alice", "bob"):
@@ -63,6 +62,9 @@ def test_a_server_with_keys_opens_to_them_only(keys: dict[str, str], tmp_path: P
             assert error(seen[3]) == (429, "rate_limited")
             assert 1 <= int(seen[3].headers["retry-after"]) <= 20
             assert [a.headers["x-ratelimit-remaining-requests"] for a in seen] == ["2", "1", "0", "0"]
+        counted = CLIENT.get(f"{url}/metrics", headers=bearer("boss")).text
+        for route, status, count in ((CHAT, 200, 6), (CHAT, 401, 7), (CHAT, 429, 2), ("/v1/models", 401, 1)):
+            assert f'mili:http_requests_total{{route="{route}",status="{status}"}} {count}.0\n' in counted
         told = log.read_text()
         assert not any(secret in told for secret in (keys["alice"], keys["bob"], "plain-1", "boss"))
 
