@@ -14,6 +14,20 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from rich.table import Table
 
 from python_layer.cli_bench import bench
+from python_layer.cli_options import (
+    Device,
+    Dtype,
+    KVDtype,
+    MaxTokens,
+    Model,
+    PageSize,
+    Quantization,
+    Temperature,
+    Threads,
+    TopK,
+    TopP,
+    setting,
+)
 from python_layer.cli_serve import serve
 from python_layer.utils.errors import InvalidRequestError, MiliError
 from python_layer.utils.settings import Settings, load_settings, settings_and_sources
@@ -27,20 +41,6 @@ app = typer.Typer(
 keys = typer.Typer(no_args_is_help=True, help="API keys of the server.")
 app.add_typer(keys, name="keys")
 notes = Console(stderr=True, highlight=False)
-
-
-Model = Annotated[str | None, typer.Option(help="Checkpoint folder, GGUF file or hub id; default: models/mili-tiny.")]
-Device = Annotated[str | None, typer.Option(help="Where it runs: cpu, gpu, gpu:N, or auto.")]
-Dtype = Annotated[str | None, typer.Option(help="Type of the matrices: auto, float32, bfloat16 or float16.")]
-KVDtype = Annotated[str | None, typer.Option(help="Type of the KV cache: auto, float32, bfloat16 or int8.")]
-Quantization = Annotated[str | None, typer.Option(help="auto (as the checkpoint is), none, int8 or int4.")]
-Threads = Annotated[int | None, typer.Option(help="Threads that compute; 0 is one per physical core.")]
-PageSize = Annotated[int | None, typer.Option(help="Positions per page of the KV cache.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Most tokens to generate.")]
-Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
-TopP = Annotated[float | None, typer.Option(help="Nucleus sampling: the likeliest tokens up to this probability.")]
-TopK = Annotated[int | None, typer.Option(help="The likeliest k tokens; 0 is all.")]
-Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def generate(
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
-    seed: Seed = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
     logprobs: Annotated[int, typer.Option(help="Likeliest tokens to report with each token, 0 to 20.")] = 0,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end-of-sequence token.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -194,7 +194,7 @@ def new_key(name: Annotated[str, typer.Argument(help="Whose key it is; shown in 
 
 @app.command()
 def config(
-    profile: Annotated[str | None, typer.Option(help="development, staging or production.")] = None,
+    profile: Annotated[str | None, setting("profile")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show every setting, its value and where it comes from."""
