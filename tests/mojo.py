@@ -4,12 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from python_layer.model.kernels import mojo_compiler
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
     """Runs every file with the compiler of this environment; 1 if one fails."""
-    mojo = Path(sys.executable).with_name("mojo")
+    mojo = mojo_compiler()
     files = sorted((ROOT / "tests" / "unit" / "mojo").glob("test_*.mojo"))
     failed = [file for file in files if subprocess.run([mojo, "run", "-I", ROOT, file]).returncode]
     return 1 if failed or not files else 0

@@ -35,6 +35,19 @@ def source_hash(sources: Path = KERNEL_SOURCES) -> str:
     return digest.hexdigest()
 
 
+def mojo_compiler() -> Path:
+    """The Mojo compiler: the one beside Python, or else the first in PATH.
+
+    Raises:
+        CompileError: There is none.
+    """
+    beside = Path(sys.executable).with_name("mojo")
+    found = str(beside) if beside.exists() else shutil.which("mojo")
+    if found is None:
+        raise CompileError("the Mojo compiler `mojo` was not found; install MILI's packages with `make setup`")
+    return Path(found)
+
+
 def kernel_package(cache_dir: Path | None = None) -> Path:
     """The kernels as a compiled package, made first when no package of these sources exists.
 
@@ -51,17 +64,14 @@ def kernel_package(cache_dir: Path | None = None) -> Path:
     package = folder / "mojo_kernels.mojoc"
     if package.exists():
         return package
-    mojo = Path(sys.executable).with_name("mojo")
-    compiler = str(mojo) if mojo.exists() else shutil.which("mojo")
-    if compiler is None:
-        raise CompileError("the Mojo compiler `mojo` was not found; install MILI's packages with `make setup`")
+    compiler = mojo_compiler()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Another process may be compiling the same sources: each works in its own folder, the last rename wins.
         # The package takes its name from the file's.
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / package.name
-            command = [compiler, "precompile", str(KERNEL_SOURCES), "-o", str(made)]
+            command = [str(compiler), "precompile", str(KERNEL_SOURCES), "-o", str(made)]
             result = subprocess.run(command, capture_output=True, text=True)
             if result.returncode != 0:
                 raise CompileError(f"the kernels in {KERNEL_SOURCES} do not compile:\n{result.stderr}")

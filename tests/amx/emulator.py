@@ -2,7 +2,6 @@
 
 import platform
 import subprocess
-import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import DeviceRef, Graph, TensorType, ops
 
+from python_layer.model.kernels import mojo_compiler
 from python_layer.utils.cpu import ISAS, cpu_flags, supported_isas
 
 SOURCES = Path(__file__).with_name("amx_emulator")
@@ -34,8 +34,7 @@ def emulate_amx() -> object:
         pytest.skip("the emulator needs AVX512-BF16")
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "amx_emulator.mojoc"
-        mojo = Path(sys.executable).with_name("mojo")
-        subprocess.run([mojo, "precompile", SOURCES, "-o", package], check=True)
+        subprocess.run([mojo_compiler(), "precompile", SOURCES, "-o", package], check=True)
         with Graph("emulator", input_types=[], custom_extensions=[package]) as graph:
             device = DeviceRef.CPU()
             result = ops.custom("tests.emulate_amx", device, [], [TensorType(DType.int32, [1], device)])

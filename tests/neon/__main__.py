@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from python_layer.model.kernels import default_cache_dir
+from python_layer.model.kernels import default_cache_dir, mojo_compiler
 from tests.neon.runtime import LIBRARIES, LINKER, SYSROOT, MissingError, find_emulator, runtime_libraries
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,8 +30,8 @@ def build(source: Path, libraries: Path, folder: Path) -> Path:
     """
     program = folder / source.stem
     compiled = program.with_suffix(".o")
-    mojo = Path(sys.executable).with_name("mojo")
-    subprocess.run([mojo, "build", "-I", ROOT, *TARGET, "--emit", "object", "-o", compiled, source], check=True)
+    command = [mojo_compiler(), "build", "-I", ROOT, *TARGET, "--emit", "object", "-o", compiled, source]
+    subprocess.run(command, check=True)
     files = [libraries / name for names in LIBRARIES.values() for name in names]
     subprocess.run([LINKER, compiled, *files, "-lm", f"-Wl,-rpath,{libraries}", "-o", program], check=True)
     return program

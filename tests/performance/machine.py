@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from python_layer.model.kernels import mojo_compiler
 from python_layer.utils.cores import allowed_cpus, choose_threads, first_cpus_of_cores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,9 +45,8 @@ def measure_limits(threads: int = 0) -> MachineLimits:
     def bind() -> None:
         os.sched_setaffinity(0, cpus)
 
-    mojo = Path(sys.executable).with_name("mojo")
     program = ROOT / "tests" / "performance" / "machine_limits.mojo"
     result = subprocess.run(
-        [mojo, "run", "-I", ROOT, program], check=True, stdout=subprocess.PIPE, text=True, preexec_fn=bind
+        [mojo_compiler(), "run", "-I", ROOT, program], check=True, stdout=subprocess.PIPE, text=True, preexec_fn=bind
     )
     return MachineLimits(**json.loads(result.stdout))

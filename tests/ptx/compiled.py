@@ -1,14 +1,12 @@
 """The PTX of every GPU kernel, compiled for one architecture and kept until a source changes."""
 
 import os
-import shutil
 import subprocess
-import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from python_layer.model.kernels import KERNEL_SOURCES, default_cache_dir, source_hash
+from python_layer.model.kernels import KERNEL_SOURCES, default_cache_dir, mojo_compiler, source_hash
 
 DUMP = Path(__file__).with_name("dump.mojo")
 LINEAR = Path(__file__).with_name("dump_linear.mojo")
@@ -31,10 +29,8 @@ def compile_kernels(architecture: str, dump: Path = DUMP) -> dict[str, str]:
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             made = Path(scratch) / "ptx"
             made.mkdir()
-            mojo = Path(sys.executable).with_name("mojo")
-            compiler = str(mojo) if mojo.exists() else shutil.which("mojo") or "mojo"
             command = [
-                compiler,
+                str(mojo_compiler()),
                 "run",
                 "-D",
                 f"ARCH={architecture}",
