@@ -7,15 +7,15 @@ bfloat16 pairs (AVX512-BF16), int16 by int8 pairs, whose int32 sums are exact (A
 
 from std.math import fma
 from std.memory import bitcast
-from std.sys import CompilationTarget, inlined_assembly, simd_width_of
+from std.sys import CompilationTarget, inlined_assembly
 
 from ..memory.kv_cache import pair_size
+from ..utils.simd import WIDTH
 from ..utils.types import ReadPtr
 
 comptime LANES = 16
 comptime Vector16 = SIMD[DType.float32, LANES]
 """One register with AVX-512, several elsewhere."""
-comptime WIDTH = simd_width_of[DType.float32]()
 comptime WIDE = WIDTH == LANES
 comptime AVX2 = WIDTH == LANES // 2
 comptime ROWS = 6 if WIDE or AVX2 else 2

@@ -30,6 +30,17 @@ comptime STRETCH = 32
 
 
 @always_inline
+def unpack[bits: Int, half: Int, width: Int](bytes: SIMD[DType.uint8, width]) -> SIMD[DType.uint8, width]:
+    """The weights in some bytes; of weights of 4 bits those in the lower halves, or in the upper ones."""
+    comptime if bits == 8:
+        return bytes
+    elif half == 0:
+        return bytes & 15
+    else:
+        return bytes >> 4
+
+
+@always_inline
 def add_step[
     isa: StaticString, rows: Int, vectors: Int, bits: Int
 ](
@@ -48,10 +59,7 @@ def add_step[
             var both = values.unsafe_load[width=4 * width](4 * width * v)
             comptime for half in range(8 // bits):
                 var quad = bitcast[DType.int32, 1](x.unsafe_load[width=4](4 * half))[0]
-                comptime if bits == 8:
-                    acc[v] = add_quads[isa, bits](acc[v], both, quad)
-                else:
-                    acc[v] = add_quads[isa, bits](acc[v], both & 15 if half == 0 else both >> 4, quad)
+                acc[v] = add_quads[isa, bits](acc[v], unpack[bits, half](both), quad)
         return
     var read = Array[Bytes, vectors](fill=Bytes(0))
     comptime for v in range(vectors):
@@ -59,12 +67,7 @@ def add_step[
     comptime for half in range(8 // bits):
         var wv = Array[Bytes, vectors](fill=Bytes(0))
         comptime for v in range(vectors):
-            comptime if bits == 8:
-                wv[v] = read[v]
-            elif half == 0:
-                wv[v] = read[v] & 15
-            else:
-                wv[v] = read[v] >> 4
+            wv[v] = unpack[bits, half](read[v])
         comptime for r in range(rows):
             var quad = bitcast[DType.int32, 1](x.unsafe_load[width=4](r * x_columns + 4 * half))[0]
             comptime for v in range(vectors):

@@ -6,6 +6,7 @@ CPUs it compiles for, so what needs those is written as assembly.
     amx          tiles of bfloat16 pairs and of int8 quads, see `tiles.mojo`; beside them all that follows
     avx512_bf16  pairs of bfloat16 (vdpbf16ps), and quads of int8
     avx512_vnni  quads of int8 (vpdpbusd)
+    avx2_vnni    float32, and quads of int8 (vpdpbusd), in vectors half as long
     avx512, avx2 float32; int8 by way of int16
     neon         float32; quads of int8 (sdot)
     portable     what the compiler makes of short vectors
@@ -19,7 +20,7 @@ def lanes[isa: StaticString]() -> Int:
     """Float32 numbers in a vector."""
     comptime if isa.startswith("avx512") or isa == "amx":
         return 16
-    elif isa == "avx2":
+    elif isa.startswith("avx2"):
         return 8
     else:
         return 4
@@ -27,7 +28,7 @@ def lanes[isa: StaticString]() -> Int:
 
 def registers[isa: StaticString]() -> Int:
     """Vector registers."""
-    return 16 if isa == "avx2" else 32
+    return 16 if isa.startswith("avx2") else 32
 
 
 def has_tiles[isa: StaticString]() -> Bool:
@@ -42,7 +43,7 @@ def has_pairs[isa: StaticString]() -> Bool:
 
 def has_quads[isa: StaticString]() -> Bool:
     """Whether quads of int8 are multiplied at once."""
-    return has_pairs[isa]() or isa == "avx512_vnni"
+    return has_pairs[isa]() or isa.endswith("_vnni")
 
 
 def quad_lanes[isa: StaticString]() -> Int:
@@ -63,14 +64,14 @@ def add_pairs(
 
 def quad_shift[isa: StaticString, bits: Int]() -> Int:
     """What `add_quads` takes off every weight: 128 where the CPU can't multiply unsigned with signed bytes exactly."""
-    return 128 if bits == 8 and (quad_lanes[isa]() == 8 or isa == "neon") else 0
+    return 0 if bits == 4 or has_quads[isa]() or isa == "portable" else 128
 
 
 def quad_sum_type[isa: StaticString, bits: Int]() -> DType:
     """The type in which `add_quads` sums: int16 where that halves the work. It holds eight quads of four bits: 16 times
     15 times 127 is below 2^15.
     """
-    return DType.int16 if bits == 4 and quad_lanes[isa]() == 8 else DType.int32
+    return DType.int16 if bits == 4 and quad_lanes[isa]() == 8 and not has_quads[isa]() else DType.int32
 
 
 comptime QuadSums[isa: StaticString, bits: Int] = SIMD[
@@ -113,7 +114,9 @@ def add_quads[
     comptime Sums = SIMD[DType.int32, width]
     var quads = Sums(x)
     comptime if has_quads[isa]():
-        var sums = inlined_assembly["vpdpbusd $2, $1, $0", Sums, constraints="=v,v,v,0", has_side_effect=False](
+        # AVX-VNNI's has the shorter of the two encodings.
+        comptime text = StaticString("{vex} vpdpbusd $2, $1, $0" if width == 8 else "vpdpbusd $2, $1, $0")
+        var sums = inlined_assembly[text, Sums, constraints="=v,v,v,0", has_side_effect=False](
             bitcast[DType.int32, width](w), quads, rebind[Sums](acc)
         )
         return rebind[type_of(acc)](sums)

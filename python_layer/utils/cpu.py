@@ -28,6 +28,7 @@ ISAS = {
     "amx": {"amx_tile", "amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512bw"},
     "avx512_bf16": {"avx512_bf16", "avx512_vnni", "avx512bw"},
     "avx512_vnni": {"avx512_vnni", "avx512bw"},
+    "avx2_vnni": {"avx_vnni", "avx2", "fma", "f16c"},
     "avx512": {"avx512f", "avx512bw"},
     "avx2": {"avx2", "fma", "f16c"},
     "neon": {"asimd", "asimddp"},

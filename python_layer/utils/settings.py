@@ -46,8 +46,8 @@ class Settings(BaseSettings):
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="What is multiplied with bfloat16 matrices; auto is bfloat16 on CPUs with AVX512-BF16."
     )
-    cpu_isa: Literal["auto", "amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "neon", "portable"] = Field(
-        "auto", description="Instruction set of the linear layers; auto is the fastest that the CPU has."
+    cpu_isa: Literal["auto", "amx", "avx512_bf16", "avx512_vnni", "avx2_vnni", "avx512", "avx2", "neon", "portable"] = (
+        Field("auto", description="Instruction set of the linear layers; auto is the fastest that the CPU has.")
     )
     threads: int = Field(0, ge=0, description="Threads that compute; 0 is one per physical core.")
     device: str = Field(

@@ -13,7 +13,7 @@ from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.utils.cpu import supported_isas
 from python_layer.utils.errors import ConfigError
-from tests.amx.emulator import emulate_amx
+from tests.emulator.emulate import emulate
 from tests.golden.cases import GOLDEN, golden_folders, golden_prompts
 
 FOLDERS = golden_folders(GOLDEN) + golden_folders(Path(os.environ.get("GOLDEN_DIR", GOLDEN / "none")))
@@ -75,7 +75,7 @@ def test_logits_of_int8_matrices() -> None:
 
 def test_logits_by_amx(monkeypatch: pytest.MonkeyPatch) -> None:
     """In bfloat16, and the same bits in chunks and whole; where the CPU has no AMX it is emulated."""
-    emulate_amx()
+    emulate("amx")
     monkeypatch.setattr("python_layer.model.precision.supported_isas", lambda: ["amx", *supported_isas()])
     model = Qwen3Model.from_pretrained(GOLDEN / "tied", dtype="bfloat16", compute_dtype="auto")
     assert (model.isa, model.compute_dtype) == ("amx", "bfloat16")

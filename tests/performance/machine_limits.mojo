@@ -110,6 +110,11 @@ def product_rate[instruction: StaticString, operations: Int](threads: Int) raise
     return median(rates^)
 
 
+def cpu_has(feature: StaticString) raises -> Bool:
+    """Whether Linux says that of the CPU."""
+    return feature in Path("/proc/cpuinfo").read_text()
+
+
 def may_use_tiles() -> Bool:
     """Asks Linux for the right to use AMX's tiles, of all threads; whether it was given."""
     return external_call["syscall", Int](Int(158), Int(0x1023), Int(18)) == 0
@@ -159,14 +164,16 @@ def main() raises:
     var bf16 = 0.0
     var int8 = 0.0
     comptime if WIDTH == 16:  # AVX-512
-        var features = Path("/proc/cpuinfo").read_text()
-        if "avx512_bf16" in features:
+        if cpu_has("avx512_bf16"):
             bf16 = product_rate["vdpbf16ps", 4](threads)
-        if "avx512_vnni" in features:
+        if cpu_has("avx512_vnni"):
             int8 = product_rate["vpdpbusd", 8](threads)
-        if "amx_bf16" in features and "amx_int8" in features and may_use_tiles():
+        if cpu_has("amx_bf16") and cpu_has("amx_int8") and may_use_tiles():
             bf16 = tile_rate[int8=False](threads)
             int8 = tile_rate[int8=True](threads)
+    elif WIDTH == 8:
+        if cpu_has("avx_vnni"):
+            int8 = product_rate["{vex} vpdpbusd", 8](threads)
     print(
         t'{{"bandwidth": {bandwidth}, "flops": {product_rate["", 2](threads)}, "bf16_flops": {bf16}, "int8_ops": {int8}, '
         t'"fork_join_us": {fork_join_us(threads)}, "threads": {threads}}}'

@@ -9,7 +9,7 @@ from max.dtype import DType
 from max.graph import ops
 
 from python_layer.utils.cpu import multiplies_bfloat16, supported_isas
-from tests.amx.emulator import emulate_amx
+from tests.emulator.emulate import emulate
 from tests.unit.kernels import reference
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, cache_type, from_bfloat16, tensor, to_dtype
 
@@ -58,7 +58,7 @@ def types(request: pytest.FixtureRequest) -> Types:
     if chosen.queries == BF16 and not multiplies_bfloat16(supported_isas()[0]):
         pytest.skip("the CPU lacks AVX512-BF16")
     if chosen.amx:
-        emulate_amx()
+        emulate("amx")
     return chosen
 
 

@@ -1,1 +1,0 @@
-"""An emulator of Intel AMX, for tests."""

@@ -1,0 +1,1 @@
+"""An emulator of instructions that the CPU lacks; see `signals.mojo`."""
