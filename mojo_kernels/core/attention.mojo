@@ -19,10 +19,11 @@ from ..memory.batch import RaggedQueries
 from ..memory.block import BLOCK
 from ..memory.kv_cache import PagedKVCache
 from ..utils.parallel import WorkQueue, parallel_queue
-from ..utils.types import MutableInputTensor, WritePtr, floats, untracked
+from ..utils.types import MutableInputTensor, ReadPtr, WritePtr, floats, untracked
 from .attention_amx import add_block_by_amx
 from .attention_tile import PARTIAL, TILE_ROWS, Tile
 from .attention_vectors import add_block_by_vectors
+from .products import FETCHING_ROWS
 
 comptime ITEMS_PER_CORE = 4
 """A tile that is more than such a part of a core's share of the work is split."""
@@ -131,11 +132,20 @@ struct AttentionWork[cache_type: DType, query_type: DType, head_dim: Int, amx: B
         """What a thread needs to compute and to merge."""
         return Self.Worker(self.batch, self.kv)
 
-    def compute(self, mut tile: Self.Worker, index: Int):
-        """Computes an item."""
+    def compute(self, mut tile: Self.Worker, index: Int, following: Int, weights: ReadPtr[DType.uint8]):
+        """Computes an item.
+
+        Args:
+            tile: The thread's.
+            index: Number of the item.
+            following: Number of the item to come, whose keys are asked for meanwhile; or -1.
+            weights: What is needed then.
+        """
         var item = self.list.items[index]
         tile.begin(item.request, item.first_head, item.heads, item.first_row)
         for block in range(item.begin, item.end):
+            comptime if FETCHING_ROWS > 0:
+                self.expect(tile, item, block + 1, following, weights)
             comptime if Self.amx and Self.query_type == DType.bfloat16:
                 add_block_by_amx[Self.head_dim](rebind[Tile[DType.bfloat16, DType.bfloat16, Self.head_dim]](tile), block)
             else:
@@ -144,6 +154,18 @@ struct AttentionWork[cache_type: DType, query_type: DType, head_dim: Int, amx: B
             tile.write()
         else:
             tile.save(self.partial(item.partial))
+
+    def expect(
+        self, mut tile: Self.Worker, item: Item, block: Int, following: Int, weights: ReadPtr[DType.uint8]
+    ):
+        """Tells a tile what is needed after the block before `block`; the other arguments are those of `compute`."""
+        if block < item.end:
+            tile.block.expect_keys(self.batch, item.request, item.first_head, block * BLOCK)
+        elif following < 0:
+            tile.block.expect_weights(weights)
+        else:
+            var next = self.list.items[following]
+            tile.block.expect_keys(self.batch, next.request, next.first_head, next.begin * BLOCK)
 
     def merge(self, mut tile: Self.Worker, index: Int):
         """Merges the blocks of a tile that was split."""
@@ -165,8 +187,9 @@ def paged_attention_cpu[
         var tile = work.worker()
         var index = queue.take()
         while index < queue.items:
-            work.compute(tile, index)
-            index = queue.take()
+            var following = queue.take()
+            work.compute(tile, index, min(following, queue.items - 1), batch.q.unsafe_bitcast[UInt8]())
+            index = following
 
     parallel_queue(len(work.list.items), work.list.work * head_dim, compute)
 

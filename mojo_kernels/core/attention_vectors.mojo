@@ -6,7 +6,7 @@ from ..memory.block import BLOCK, PANELS
 from ..memory.kv_cache import PANEL
 from ..utils.types import ReadPtr, untracked
 from .attention_tile import Tile
-from .products import LANES, ONE_PASS, ROWS, SCORED, VECTORS, Vector16, add_products, sum_type
+from .products import FETCHING_ROWS, LANES, ONE_PASS, ROWS, SCORED, VECTORS, Vector16, add_products, sum_type
 
 
 def add_block_by_vectors[
@@ -22,8 +22,9 @@ def add_block_by_vectors[
     for head in range(tile.heads):
         for row in range(first, tile.rows):
             tile.weigh(head, row, min(BLOCK, tile.limit[row] - start))
-    # Several heads take turns sooner, so that what lies together in pages is read together.
-    var step = PANELS if tile.heads == 1 else SCORED
+    # Several heads take turns sooner, so that what lies together in pages is read together; and so do the columns of a
+    # few rows, which wait for memory.
+    var step = PANELS if tile.heads == 1 and tile.rows > FETCHING_ROWS else SCORED
     for panel in range(0, panels, step):
         for head in range(tile.heads):
             add_value_rows(tile, head, first, panel, min(panel + step, panels), start)
@@ -70,13 +71,22 @@ def score[
     var first = head * tile.rows + row
     var acc = Array[SIMD[sum_type[cache_type](), LANES], rows * vectors](fill=0)
     var keys = Array[ReadPtr[cache_type], vectors](fill=tile.block.keys[panel])
+    var values = keys.copy()
     comptime for v in range(vectors):
         # Where the block has no panel, any stands in: what it gives is masked.
-        var source = tile.block.keys[min(panel + v, tile.block.panels - 1)]
-        keys[v] = source.unsafe_offset(head * tile.block.head_stride)
+        var index = min(panel + v, tile.block.panels - 1)
+        keys[v] = tile.block.keys[index].unsafe_offset(head * tile.block.head_stride)
+        values[v] = tile.block.values[index].unsafe_offset(head * tile.block.head_stride)
     var q = untracked(tile.queries.unsafe_ptr().unsafe_bitcast[Scalar[operand]]())
     add_products[rows, vectors](
-        acc, q.unsafe_offset(first * head_dim), head_dim, keys, LANES * pair, head_dim // pair
+        acc,
+        q.unsafe_offset(first * head_dim),
+        head_dim,
+        keys,
+        LANES * pair,
+        head_dim // pair,
+        values,
+        LANES * pair,
     )
     var scores = untracked(tile.scores.unsafe_ptr().unsafe_bitcast[Float32]())
     comptime for r in range(rows):
@@ -120,8 +130,12 @@ def add_values[
     for panel in range(begin, min(end, ceildiv(visible, PANEL))):
         var source = tile.block.values[panel].unsafe_offset(head * tile.block.head_stride + column * step)
         var values = Array[ReadPtr[cache_type], vectors](fill=source)
+        # A panel's columns have a share each of one that is needed later.
+        var upcoming = tile.block.upcoming[panel].unsafe_offset(head * tile.block.head_stride + column * LANES * PANEL)
+        var later = Array[ReadPtr[cache_type], vectors](fill=upcoming)
         comptime for v in range(vectors):
             values[v] = source.unsafe_offset(v * step)
+            later[v] = upcoming.unsafe_offset(v * step)
         add_products[rows, vectors](
             acc,
             x.unsafe_offset(first * BLOCK + panel * PANEL),
@@ -129,6 +143,8 @@ def add_values[
             values,
             head_dim * pair,
             min(PANEL // pair, ceildiv(visible - panel * PANEL, pair)),
+            later,
+            vectors * step,
         )
     comptime for r in range(rows):
         comptime for v in range(vectors):

@@ -84,12 +84,13 @@ def run_layers[
             var after = first.later(following.round).panel(following.phase, following.begin)
             tile.use(layer.kv)
             for unit in range(ticket.begin, ticket.end):
+                var last = unit + 1 == ticket.end
                 if ticket.phase == ATTEND:
-                    attention.compute(tile, unit)
+                    var more_items = following.begin if following.phase == ATTEND else -1
+                    attention.compute(tile, unit, more_items if last else unit + 1, after)
                 elif ticket.phase == MERGE:
                     attention.merge(tile, unit)
                 else:
-                    var last = unit + 1 == ticket.end
                     layer.do(ticket.phase, unit, after if last else layer.panel(ticket.phase, unit + 1))
             queue.finish(ticket)
             ticket = following

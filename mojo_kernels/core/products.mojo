@@ -8,10 +8,12 @@ bfloat16 pairs (AVX512-BF16), int16 by int8 pairs, whose int32 sums are exact (A
 from std.math import fma
 from std.memory import bitcast
 from std.sys import CompilationTarget, inlined_assembly
+from std.sys.intrinsics import prefetch
 
 from ..memory.kv_cache import pair_size
 from ..utils.simd import WIDTH
 from ..utils.types import ReadPtr
+from .packed import READ_AHEAD
 
 comptime LANES = 16
 comptime Vector16 = SIMD[DType.float32, LANES]
@@ -28,6 +30,8 @@ comptime SCORED = 4 if WIDE else 2
 """Panels whose scores a tile of one or two rows computes; a larger one takes VECTORS at a time of them."""
 comptime UNROLLED = 2 if AVX2 else 1
 """Steps between two looks at a loop's counter."""
+comptime FETCHING_ROWS = 2 if AVX2 else 0
+"""Most rows of a register tile that asks memory for what is needed later: it waits for memory more than it computes."""
 comptime STRIP = 8
 """Pairs of which first one half is multiplied and then the other: both at once would not fit the registers."""
 
@@ -75,6 +79,8 @@ def add_products[
     w: Array[ReadPtr[wtype], vectors],
     w_stride: Int,
     steps: Int,
+    later: Array[ReadPtr[wtype], vectors],
+    later_stride: Int,
 ):
     """Adds x[r, k] * w[k, lane] for some k to the sums.
 
@@ -91,6 +97,8 @@ def add_products[
         w: Of each vector of lanes, its numbers at the first k: P at a time of each of 16 lanes.
         w_stride: Elements from the P numbers of a lane to its next.
         steps: Numbers k, or pairs of them.
+        later: As many places whose numbers are needed soon: a tile of few rows asks for a vector at each in each step.
+        later_stride: Elements from a step's to the next one's.
     """
     comptime pair = pair_size[wtype]()
     comptime if xtype == DType.float32:
@@ -100,6 +108,8 @@ def add_products[
                 var k = begin
                 while k + UNROLLED <= end:
                     comptime for i in range(UNROLLED):
+                        comptime if half == 0 and rows <= FETCHING_ROWS:
+                            fetch(later, (k + i) * later_stride)
                         add_half[rows, vectors, half](acc, x, x_stride, w, w_stride, k + i)
                     k += UNROLLED
                 comptime if UNROLLED > 1:
@@ -120,6 +130,8 @@ def add_products[
     else:
         comptime Sums = SIMD[DType.int32, LANES]
         for k in range(steps):
+            comptime if rows <= FETCHING_ROWS:
+                fetch(later, k * later_stride)
             var wv = Array[Sums, vectors](fill=Sums(0))
             comptime for v in range(vectors):
                 var wide = w[v].unsafe_load[width=2 * LANES](k * w_stride).cast[DType.int16]()
@@ -130,6 +142,13 @@ def add_products[
                     acc[r * vectors + v] = rebind[type_of(acc[0])](
                         dot_int16(xv, wv[v], rebind[Sums](acc[r * vectors + v]))
                     )
+
+
+@always_inline
+def fetch[dtype: DType, count: Int](places: Array[ReadPtr[dtype], count], offset: Int):
+    """Asks memory for what is at some places, so many elements on."""
+    comptime for i in range(count):
+        prefetch[READ_AHEAD](places[i].unsafe_offset(offset))
 
 
 @always_inline

@@ -26,6 +26,8 @@ struct Block[cache_type: DType, head_dim: Int]:
     var keys: Array[ReadPtr[Self.cache_type], PANELS]
     """Of each panel."""
     var values: Array[ReadPtr[Self.cache_type], PANELS]
+    var upcoming: Array[ReadPtr[Self.cache_type], PANELS]
+    """What is needed after the block, in pieces as large as panels."""
     var scales: Array[ReadPtr[DType.float32], PANELS]
     """In an int8 cache, the scales [16] of each panel's keys."""
     var value_scale_offset: Int
@@ -42,6 +44,7 @@ struct Block[cache_type: DType, head_dim: Int]:
         self.head_stride = kv.head_stride
         self.keys = {uninitialized = True}
         self.values = {uninitialized = True}
+        self.upcoming = {fill = kv.data}
         self.scales = {uninitialized = True}
         self.value_scale_offset = kv.value_offset // SCALE_BYTES if kv.in_panels() else BLOCK
         var copied = 0 if kv.in_panels() else 2 * BLOCK
@@ -72,6 +75,34 @@ struct Block[cache_type: DType, head_dim: Int]:
             self.values[panel] = self.keys[panel].unsafe_offset(self.kv.value_offset)
             comptime if Self.cache_type == DType.int8:
                 self.scales[panel] = self.kv.scales(page, head).unsafe_offset(slot)
+
+    def expect_keys(mut self, batch: RaggedQueries[_], request: Int, head: Int, start: Int):
+        """Says that keys of a request are needed after the block.
+
+        Args:
+            batch: Has the request's block table.
+            request: The request.
+            head: The first KV head.
+            start: The first position, which the request has.
+        """
+        if not self.kv.in_panels():
+            return
+        var last = batch.keys(request, batch.rows(request) - 1) - 1
+        for panel in range(PANELS):
+            self.upcoming[panel] = self.place(batch, request, head, min(start + panel * PANEL, last - last % PANEL))
+
+    def expect_weights(mut self, weights: ReadPtr[DType.uint8]):
+        """Likewise, weights of a linear layer."""
+        for panel in range(PANELS):
+            self.upcoming[panel] = weights.unsafe_bitcast[Scalar[Self.cache_type]]().unsafe_offset(
+                panel * PANEL * Self.head_dim
+            )
+
+    @always_inline
+    def place(self, batch: RaggedQueries[_], request: Int, head: Int, position: Int) -> ReadPtr[Self.cache_type]:
+        """Where the key of a position lies, or the panel that it begins."""
+        var page = batch.page_table[unsafe_offset=request * batch.pages_per_request + position // self.kv.page_size]
+        return self.kv.keys(Int(page), head).unsafe_offset(position % self.kv.page_size * Self.head_dim)
 
     def copy_panels(mut self, table: ReadPtr[DType.int32], head: Int, start: Int):
         """Copies plain rows into panels."""
