@@ -5,10 +5,25 @@ thread does the rows of a small phase while the others ask memory for the weight
 layer.
 """
 
+from std.math import ceildiv
+
 from ..memory.batch import RaggedQueries
 from ..utils.phases import PhaseQueue, Ticket, run_team, team_size
 from .attention import AttentionWork
-from .layer import ATTEND, DOWN, GATE_UP, HEADS, MERGE, MIX, PHASES, ROUND, LayerWork
+from .layer import (
+    ATTEND,
+    DOWN,
+    GATE_UP,
+    HEADS,
+    MERGE,
+    MIX,
+    NORM,
+    PHASES,
+    POST_NORM,
+    ROUND,
+    SWIGLU,
+    LayerWork,
+)
 from .matrix import LinearWeights
 from .packed import fetch_panel
 
@@ -58,10 +73,13 @@ def run_layers[
     )
     var attention = AttentionWork[cache_type, query_type, head_dim, amx](batch, first.kv, s.kv_heads)
     var units = Array[Int, PHASES](fill=s.tokens)
+    units[NORM] = ceildiv(s.tokens, Qkv.together)
+    units[POST_NORM] = ceildiv(s.tokens, GateUp.together)
+    units[SWIGLU] = ceildiv(s.tokens, Down.together)
     units[HEADS] = s.heads()
     units[ATTEND] = len(attention.list.items)
     units[MERGE] = len(attention.list.split)
-    units[ROUND] = 0 if Mix.plain else s.tokens
+    units[ROUND] = 0 if Mix.plain else ceildiv(s.tokens, Mix.together)
     units[MIX] = first.mix.panels()
     units[GATE_UP] = first.gate_up.panels()
     units[DOWN] = first.down.panels()

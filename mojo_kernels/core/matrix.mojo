@@ -4,7 +4,7 @@ panels follow.
 
 from std.math import ceildiv
 
-from .float_rows import Rows, takes_blocks
+from .float_rows import ROWS, Rows, takes_blocks
 from .linear import linear_panel
 from .packed import PANEL, pack_factor
 from .quantized import quantized_panel
@@ -19,6 +19,8 @@ trait LinearWeights(TrivialRegisterPassable):
 
     comptime plain: Bool
     """Whether x is multiplied as it is, in float32."""
+    comptime together: Int
+    """Rows of x whose forms share cache lines, which are best written by one thread."""
 
     def panels(self) -> Int:
         """How many panels there are."""
@@ -83,6 +85,7 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
     """Type of x where w is not quantised."""
     comptime blocks = takes_blocks[Self.isa]()
     comptime plain = not Self.quantized and Self.operand == DType.float32 and not Self.blocks
+    comptime together = ROWS if Self.blocks and not Self.quantized else 1
     comptime tiled = has_tiles[Self.isa]() and Self.operand == DType.bfloat16
     comptime Tiled = TiledRows[Self.parts, tiled=True]
 
