@@ -10,9 +10,9 @@ from max.gpu.host import DeviceContext
 from std.math import ceildiv
 from std.sys import size_of
 
-from .float_rows import ROWS, Rows
-from .linear_tile import linear_tile, tile_vectors
-from .packed import NextWeights, PANEL, pack_factor
+from .float_rows import ROWS, Rows, takes_blocks
+from .linear_tile import STRIP, linear_tile, tile_vectors
+from .packed import ASKING_TILES, NextWeights, PANEL, pack_factor
 from .tiled_linear import TiledRows, check_columns, tiled_panel
 from ..gpu.linear_launch import launch_linear
 from ..gpu.linear_products import BFLOAT
@@ -57,6 +57,15 @@ def linear_panel[
             if x.rows - m >= rows:
                 comptime vectors = tile_vectors[isa, rows]()
                 comptime for lane in range(0, PANEL, vectors * lanes[isa]()):
+                    var asked = next.after(tile, steps, step_bytes)
+                    comptime if takes_blocks[isa]():
+                        comptime count = PANEL // (vectors * lanes[isa]())
+                        asked = next.part(
+                            tile * count + lane // (vectors * lanes[isa]()),
+                            count * min(ASKING_TILES, ceildiv(x.rows, ROWS)),
+                            steps * step_bytes,
+                            ceildiv(steps, STRIP),
+                        )
                     if lane < outputs:
                         linear_tile[isa, rows, vectors](
                             y.unsafe_offset(m * y_stride + lane),
@@ -65,7 +74,7 @@ def linear_panel[
                             w.unsafe_offset(lane * pack_factor[wtype]()),
                             x.columns,
                             outputs - lane,
-                            next.after(tile, steps, step_bytes),
+                            asked,
                         )
                 m += rows
                 break

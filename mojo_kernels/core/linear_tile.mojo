@@ -96,7 +96,7 @@ def add_products[
             var end = min(begin + STRIP, steps)
             comptime if takes_blocks[isa]():
                 comptime if rows > 1:
-                    next.later(begin).fetch_all(end - begin)
+                    next.fetch_share(begin // STRIP)
                 var k = begin
                 while k + unroll <= end:
                     comptime for i in range(unroll):

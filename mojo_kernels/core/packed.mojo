@@ -5,6 +5,7 @@ next to each other. P is 2 for bfloat16, whose pairs CPUs multiply at once, and 
 with zeros.
 """
 
+from std.math import ceildiv
 from std.sys.intrinsics import PrefetchOptions, prefetch
 
 from ..utils.types import ReadPtr, WritePtr
@@ -17,6 +18,8 @@ comptime AHEAD = 8192
 """Bytes that weights are asked for before they are needed: what memory delivers while it answers."""
 comptime NEXT_LINES = 2
 """Lines of the next panel that are asked for in each step: the first two tiles of a panel ask for all of it."""
+comptime ASKING_TILES = 4
+"""Most tiles of rows that share the work of asking for it where they are small."""
 comptime READ_SOON = PrefetchOptions().for_read().medium_locality().to_data_cache()
 comptime READ_AHEAD = PrefetchOptions().for_read().high_locality().to_data_cache()
 
@@ -42,7 +45,7 @@ struct NextWeights(TrivialRegisterPassable):
 
     var start: ReadPtr[DType.uint8]
     var stride: Int
-    """Bytes to ask for in each step, or 0 where all is asked for."""
+    """Bytes of a share: of a step's, or of what `part` says; 0 where all is asked for."""
 
     def __init__(out self, start: ReadPtr[DType.uint8]):
         self.start = start
@@ -55,16 +58,22 @@ struct NextWeights(TrivialRegisterPassable):
             prefetch[READ_SOON](self.start.unsafe_offset(step * self.stride + line * LINE))
 
     @always_inline
-    def fetch_all(self, steps: Int):
-        """Asks for the shares of so many steps, unless all is asked for."""
-        if self.stride > 0:
-            for step in range(steps):
-                self.fetch(step)
+    def fetch_share(self, index: Int):
+        """Asks for a share of any size."""
+        for line in range(0, self.stride, LINE):
+            prefetch[READ_SOON](self.start.unsafe_offset(index * self.stride + line))
 
     @always_inline
-    def later(self, steps: Int) -> Self:
-        """What is asked for from so many steps on."""
-        return {self.start.unsafe_offset(steps * self.stride), self.stride}
+    def later(self, shares: Int) -> Self:
+        """What is asked for from so many shares on."""
+        return {self.start.unsafe_offset(shares * self.stride), self.stride}
+
+    def part(self, number: Int, parts: Int, bytes: Int, shares: Int) -> Self:
+        """What a tile asks for that is one of `parts` which ask for a panel of so many bytes, each in equal shares."""
+        if number >= parts:
+            return {self.start, 0}
+        var size = ceildiv(bytes, parts)
+        return {self.start.unsafe_offset(number * size), ceildiv(ceildiv(size, shares), LINE) * LINE}
 
     def after(self, tile: Int, steps: Int, step_bytes: Int) -> Self:
         """What is left to ask for after some tiles of a panel that has `steps` of `step_bytes` each."""

@@ -8,7 +8,7 @@ row's result never depends on the rows beside it (batch invariance). `quantized_
 from std.math import ceildiv, fma
 from std.memory import bitcast
 
-from .packed import NextWeights, PANEL, fetch_ahead, store_outputs
+from .packed import ASKING_TILES, NextWeights, PANEL, fetch_ahead, store_outputs
 from .quantized_amx import quantized_panel_by_amx
 from .quantized_rows import QUADS, QuantizedMatrix, QuantizedRows
 from ..utils.isa import (
@@ -74,6 +74,13 @@ def add_step[
                 acc[r * vectors + v] = add_quads[isa, bits](acc[r * vectors + v], wv[v], quad)
 
 
+def asks_by_group[isa: StaticString]() -> Bool:
+    """Whether tiles ask for a share of the next panel in each group, not in each step: small ones have no time to ask
+    twice for anything.
+    """
+    return quad_lanes[isa]() == 8
+
+
 @always_inline
 def add_steps[
     isa: StaticString, rows: Int, vectors: Int, bits: Int
@@ -86,12 +93,8 @@ def add_steps[
     next: NextWeights,
 ):
     """Adds the products of some steps of a group; its arguments are those of `group_dots`."""
-    # Small tiles have no time to ask for what is asked for already.
-    comptime together = quad_lanes[isa]() == 8
-    comptime if rows > 1 and together:
-        next.fetch_all(steps)
     for step in range(steps):
-        comptime if rows > 1 and not together:
+        comptime if rows > 1 and not asks_by_group[isa]():
             next.fetch(step)
         add_step[isa, rows, vectors, bits](
             acc, values.unsafe_offset(step * QUADS), x.unsafe_offset(step * (STRETCH // bits)), x_columns
@@ -189,6 +192,8 @@ def quantized_tile[
         var block = w.block(panel, g)
         var values = block.unsafe_offset(4 * lane)
         var xg = x.values.unsafe_offset(g * w.group)
+        comptime if rows > 1 and asks_by_group[isa]():
+            next.fetch_share(g)
         var dots = group_dots[isa, rows, vectors, bits](
             values, xg, x.columns, steps, next.later(g * steps)
         )
@@ -263,6 +268,15 @@ def quantized_panel[
                 if m_size - m >= rows:
                     comptime vectors = tile_vectors[isa, rows]()
                     comptime for lane in range(0, PANEL, vectors * quad_lanes[isa]()):
+                        var asked = next.after(tile, steps, step_bytes)
+                        comptime if asks_by_group[isa]():
+                            comptime count = PANEL // (vectors * quad_lanes[isa]())
+                            asked = next.part(
+                                tile * count + lane // (vectors * quad_lanes[isa]()),
+                                count * min(ASKING_TILES, ceildiv(m_size, tile_rows[isa]())),
+                                steps * step_bytes,
+                                w.groups,
+                            )
                         if first + lane < w.rows:
                             quantized_tile[isa, rows, vectors](
                                 y.unsafe_offset(m * y_stride + lane),
@@ -272,7 +286,7 @@ def quantized_panel[
                                 panel,
                                 lane,
                                 w.rows - first - lane,
-                                next.after(tile, steps, step_bytes),
+                                asked,
                             )
                     m += rows
                     break
