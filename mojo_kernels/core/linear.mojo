@@ -95,7 +95,19 @@ def linear_cpu[
         k_size: Columns of x and w.
     """
     comptime factor = pack_factor[wtype]()
+    comptime blocks = takes_blocks[isa]()
     var panel_size = ceildiv(k_size, factor) * factor * PANEL
+    # One row is a block as it is.
+    var copied = blocks and m_size > 1
+    var copies = List[Scalar[xtype]](unsafe_uninit_length=m_size * k_size if copied else 0)
+    var rows = Rows[xtype, blocks](untracked(copies.unsafe_ptr()) if copied else x, m_size, k_size)
+    comptime if blocks:
+        def put(begin: Int, end: Int) {imm}:
+            for t in range(begin, end):
+                rows.put(t, x.unsafe_offset(t * k_size))
+
+        if copied:
+            parallel_ranges(m_size, k_size, put, grain=ROWS)
 
     def panels(begin: Int, end: Int) {imm}:
         for p in range(begin, end):
@@ -104,13 +116,13 @@ def linear_cpu[
             var next = panel.unsafe_offset(panel_size if p + 1 < end else 0).unsafe_bitcast[UInt8]()
             var outputs = min(PANEL, n_size - n)
             comptime if has_tiles[isa]() and xtype == DType.bfloat16 and wtype == DType.bfloat16:
-                var rows = TiledRows[1, tiled=False](rebind[ReadPtr[DType.bfloat16]](x), m_size, k_size)
-                tiled_panel(y.unsafe_offset(n), n_size, rows, rebind[ReadPtr[DType.bfloat16]](panel), outputs, {next})
+                var tiled = TiledRows[1, tiled=False](rebind[ReadPtr[DType.bfloat16]](x), m_size, k_size)
+                tiled_panel(y.unsafe_offset(n), n_size, tiled, rebind[ReadPtr[DType.bfloat16]](panel), outputs, {next})
             else:
-                var rows = Rows[xtype, blocks=False](x, m_size, k_size)
                 linear_panel[isa](y.unsafe_offset(n), n_size, rows, panel, outputs, {next})
 
     parallel_ranges(ceildiv(n_size, PANEL), PANEL * m_size * k_size, panels)
+    _ = copies^
 
 
 @extensibility.register("mili.linear")
