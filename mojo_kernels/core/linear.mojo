@@ -12,7 +12,7 @@ from std.sys import size_of
 
 from .float_rows import ROWS, Rows, takes_blocks
 from .linear_tile import STRIP, linear_tile, tile_vectors
-from .packed import ASKING_TILES, NextWeights, PANEL, pack_factor
+from .packed import ASKING_ROWS, NextWeights, PANEL, pack_factor
 from .tiled_linear import TiledRows, check_columns, tiled_panel
 from ..gpu.linear_launch import launch_linear
 from ..gpu.linear_products import BFLOAT
@@ -56,16 +56,14 @@ def linear_panel[
         comptime for rows in [ROWS, 4, 2, 1]:
             if x.rows - m >= rows:
                 comptime vectors = tile_vectors[isa, rows]()
-                comptime for lane in range(0, PANEL, vectors * lanes[isa]()):
+                comptime width = vectors * lanes[isa]()
+                comptime tiles = PANEL // width
+                comptime for i in range(tiles):
+                    comptime lane = i * width
                     var asked = next.after(tile, steps, step_bytes)
                     comptime if takes_blocks[isa]():
-                        comptime count = PANEL // (vectors * lanes[isa]())
-                        asked = next.part(
-                            tile * count + lane // (vectors * lanes[isa]()),
-                            count * min(ASKING_TILES, ceildiv(x.rows, ROWS)),
-                            steps * step_bytes,
-                            ceildiv(steps, STRIP),
-                        )
+                        var whole = tiles * min(ASKING_ROWS, x.rows)
+                        asked = next.part(tiles * m + rows * i, rows, whole, steps * step_bytes, ceildiv(steps, STRIP))
                     if lane < outputs:
                         linear_tile[isa, rows, vectors](
                             y.unsafe_offset(m * y_stride + lane),
@@ -97,17 +95,17 @@ def linear_cpu[
     comptime factor = pack_factor[wtype]()
     comptime blocks = takes_blocks[isa]()
     var panel_size = ceildiv(k_size, factor) * factor * PANEL
-    # One row is a block as it is.
-    var copied = blocks and m_size > 1
+    var copied = blocks and m_size > 1  # one row is a block as it is
     var copies = List[Scalar[xtype]](unsafe_uninit_length=m_size * k_size if copied else 0)
     var rows = Rows[xtype, blocks](untracked(copies.unsafe_ptr()) if copied else x, m_size, k_size)
-    comptime if blocks:
-        def put(begin: Int, end: Int) {imm}:
+
+    def put(begin: Int, end: Int) {imm}:
+        comptime if blocks:
             for t in range(begin, end):
                 rows.put(t, x.unsafe_offset(t * k_size))
 
-        if copied:
-            parallel_ranges(m_size, k_size, put, grain=ROWS)
+    if copied:
+        parallel_ranges(m_size, k_size, put, grain=ROWS)
 
     def panels(begin: Int, end: Int) {imm}:
         for p in range(begin, end):

@@ -18,8 +18,8 @@ comptime AHEAD = 8192
 """Bytes that weights are asked for before they are needed: what memory delivers while it answers."""
 comptime NEXT_LINES = 2
 """Lines of the next panel that are asked for in each step: the first two tiles of a panel ask for all of it."""
-comptime ASKING_TILES = 4
-"""Most tiles of rows that share the work of asking for it where they are small."""
+comptime ASKING_ROWS = 24
+"""Most rows whose tiles share the work of asking for it, where they are small."""
 comptime READ_SOON = PrefetchOptions().for_read().medium_locality().to_data_cache()
 comptime READ_AHEAD = PrefetchOptions().for_read().high_locality().to_data_cache()
 
@@ -68,12 +68,13 @@ struct NextWeights(TrivialRegisterPassable):
         """What is asked for from so many shares on."""
         return {self.start.unsafe_offset(shares * self.stride), self.stride}
 
-    def part(self, number: Int, parts: Int, bytes: Int, shares: Int) -> Self:
-        """What a tile asks for that is one of `parts` which ask for a panel of so many bytes, each in equal shares."""
-        if number >= parts:
+    def part(self, begin: Int, size: Int, whole: Int, bytes: Int, shares: Int) -> Self:
+        """What a tile asks for whose work is from `begin` on `size` of a `whole`, of a panel of so many bytes, in so many
+        shares.
+        """
+        if begin >= whole:
             return {self.start, 0}
-        var size = ceildiv(bytes, parts)
-        return {self.start.unsafe_offset(number * size), ceildiv(ceildiv(size, shares), LINE) * LINE}
+        return {self.start.unsafe_offset(bytes * begin // whole), ceildiv(bytes * size, whole * shares * LINE) * LINE}
 
     def after(self, tile: Int, steps: Int, step_bytes: Int) -> Self:
         """What is left to ask for after some tiles of a panel that has `steps` of `step_bytes` each."""

@@ -8,7 +8,7 @@ row's result never depends on the rows beside it (batch invariance). `quantized_
 from std.math import ceildiv, fma
 from std.memory import bitcast
 
-from .packed import ASKING_TILES, NextWeights, PANEL, fetch_ahead, store_outputs
+from .packed import ASKING_ROWS, NextWeights, PANEL, fetch_ahead, store_outputs
 from .quantized_amx import quantized_panel_by_amx
 from .quantized_rows import QUADS, QuantizedMatrix, QuantizedRows
 from ..utils.isa import (
@@ -267,16 +267,14 @@ def quantized_panel[
             comptime if rows <= tile_rows[isa]():
                 if m_size - m >= rows:
                     comptime vectors = tile_vectors[isa, rows]()
-                    comptime for lane in range(0, PANEL, vectors * quad_lanes[isa]()):
+                    comptime width = vectors * quad_lanes[isa]()
+                    comptime tiles = PANEL // width
+                    comptime for i in range(tiles):
+                        comptime lane = i * width
                         var asked = next.after(tile, steps, step_bytes)
                         comptime if asks_by_group[isa]():
-                            comptime count = PANEL // (vectors * quad_lanes[isa]())
-                            asked = next.part(
-                                tile * count + lane // (vectors * quad_lanes[isa]()),
-                                count * min(ASKING_TILES, ceildiv(m_size, tile_rows[isa]())),
-                                steps * step_bytes,
-                                w.groups,
-                            )
+                            var whole = tiles * min(ASKING_ROWS, m_size)
+                            asked = next.part(tiles * m + rows * i, rows, whole, steps * step_bytes, w.groups)
                         if first + lane < w.rows:
                             quantized_tile[isa, rows, vectors](
                                 y.unsafe_offset(m * y_stride + lane),

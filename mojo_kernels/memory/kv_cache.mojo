@@ -50,13 +50,19 @@ struct PagedKVCache[dtype: DType](TrivialRegisterPassable):
             self.head_dim -= SCALE_BYTES
         self.value_offset = cache.dim_size(3) * self.head_stride
         self.page_stride = cache.dim_size(1) * 2 * self.value_offset
-        self.data = untracked(cache.unsafe_ptr()).unsafe_offset(layer * 2 * self.value_offset)
+        self.data = untracked(cache.unsafe_ptr())
+        self.data = self.data.unsafe_offset(layer * self.layer_stride())
+
+    @always_inline
+    def layer_stride(self) -> Int:
+        """Elements from a layer's keys to the next one's."""
+        return 2 * self.value_offset
 
     @always_inline
     def later_layer(self, layers: Int) -> Self:
         """The same of a layer that comes so many after this one."""
         var later = self
-        later.data = self.data.unsafe_offset(layers * 2 * self.value_offset)
+        later.data = self.data.unsafe_offset(layers * self.layer_stride())
         return later
 
     @always_inline
