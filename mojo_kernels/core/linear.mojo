@@ -11,7 +11,7 @@ from std.math import ceildiv
 from std.sys import size_of
 
 from .float_rows import ROWS, Rows, takes_blocks
-from .linear_tile import STRIP, linear_tile, tile_vectors
+from .linear_tile import linear_tile, strip_steps, tile_vectors
 from .packed import ASKING_ROWS, NextWeights, PANEL, pack_factor
 from .tiled_linear import TiledRows, check_columns, tiled_panel
 from ..gpu.linear_launch import launch_linear
@@ -63,7 +63,8 @@ def linear_panel[
                     var asked = next.after(tile, steps, step_bytes)
                     comptime if takes_blocks[isa]():
                         var whole = tiles * min(ASKING_ROWS, x.rows)
-                        asked = next.part(tiles * m + rows * i, rows, whole, steps * step_bytes, ceildiv(steps, STRIP))
+                        var shares = ceildiv(steps, strip_steps[isa, rows]())
+                        asked = next.part(tiles * m + rows * i, rows, whole, steps * step_bytes, shares)
                     if lane < outputs:
                         linear_tile[isa, rows, vectors](
                             y.unsafe_offset(m * y_stride + lane),

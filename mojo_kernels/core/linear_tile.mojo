@@ -4,7 +4,7 @@ from std.math import fma
 from std.memory import bitcast
 from std.sys import size_of
 
-from .float_rows import RowTile, takes_blocks
+from .float_rows import ROWS, RowTile, takes_blocks
 from .packed import NextWeights, PANEL, fetch_ahead, pack_factor, store_outputs
 from ..utils.isa import add_pairs, has_pairs, lanes, registers
 from ..utils.types import ReadPtr, WritePtr, untracked
@@ -30,6 +30,11 @@ def unrolled_steps[isa: StaticString, rows: Int]() -> Int:
     them; with one row, that would be too many requests to memory at once.
     """
     return 4 if takes_blocks[isa]() and rows > 1 else 1
+
+
+def strip_steps[isa: StaticString, rows: Int]() -> Int:
+    """Steps between two requests for the next panel: few rows ask for so much of it that memory can't take it at once."""
+    return 4 if takes_blocks[isa]() and rows < ROWS else STRIP
 
 
 @always_inline
@@ -92,11 +97,12 @@ def add_products[
                     acc[r * vectors + v] = rebind[Vector](add_pairs(sums, SIMD[DType.float32, 16](pair[0]), wv[v]))
     else:
         comptime unroll = unrolled_steps[isa, rows]()
-        for begin in range(0, steps, STRIP):
-            var end = min(begin + STRIP, steps)
+        comptime strip = strip_steps[isa, rows]()
+        for begin in range(0, steps, strip):
+            var end = min(begin + strip, steps)
             comptime if takes_blocks[isa]():
                 comptime if rows > 1:
-                    next.fetch_share(begin // STRIP)
+                    next.fetch_share(begin // strip)
                 var k = begin
                 while k + unroll <= end:
                     comptime for i in range(unroll):

@@ -45,7 +45,7 @@ struct NextWeights(TrivialRegisterPassable):
 
     var start: ReadPtr[DType.uint8]
     var stride: Int
-    """Bytes of a share: of a step's, or of what `part` says; 0 where all is asked for."""
+    """Bytes of a share; 0 where all is asked for."""
 
     def __init__(out self, start: ReadPtr[DType.uint8]):
         self.start = start
@@ -69,8 +69,14 @@ struct NextWeights(TrivialRegisterPassable):
         return {self.start.unsafe_offset(shares * self.stride), self.stride}
 
     def part(self, begin: Int, size: Int, whole: Int, bytes: Int, shares: Int) -> Self:
-        """What a tile asks for whose work is from `begin` on `size` of a `whole`, of a panel of so many bytes, in so many
-        shares.
+        """What a tile asks for whose work is from `begin` on `size` of a `whole`.
+
+        Args:
+            begin: Where its work begins.
+            size: How much it is.
+            whole: All the work in which the next panel is asked for.
+            bytes: Of the panel.
+            shares: How many requests it makes.
         """
         if begin >= whole:
             return {self.start, 0}
