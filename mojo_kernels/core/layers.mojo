@@ -104,8 +104,8 @@ def run_layers[
             for unit in range(ticket.begin, ticket.end):
                 var last = unit + 1 == ticket.end
                 if ticket.phase == ATTEND:
-                    var more_items = following.begin if following.phase == ATTEND else -1
-                    attention.compute(tile, unit, more_items if last else unit + 1, after)
+                    var other = following.begin if following.phase == ATTEND else -1
+                    attention.compute(tile, unit, other if last else unit + 1, after)
                 elif ticket.phase == MERGE:
                     attention.merge(tile, unit)
                 else:
