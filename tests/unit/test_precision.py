@@ -29,6 +29,14 @@ def test_amx_needs_the_cpu_and_the_operating_system(monkeypatch: pytest.MonkeyPa
     assert cpu.supported_isas()[0] == "avx512_bf16"
 
 
+def test_vnni_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: {"avx2", "fma", "f16c", "avx_vnni"})
+    assert cpu.supported_isas() == ["avx2_vnni", "avx2", "portable"]
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: {"avx2", "fma", "f16c", "avx_vnni"} | AMX)
+    monkeypatch.setattr(cpu, "may_use_tiles", lambda: False)
+    assert cpu.supported_isas()[:3] == ["avx512_bf16", "avx512_vnni", "avx2_vnni"]
+
+
 def test_the_fastest_that_cpu_and_model_allow(monkeypatch: pytest.MonkeyPatch, config: Qwen3Config) -> None:
     monkeypatch.setattr(precision, "supported_isas", lambda: ["amx", "avx512_bf16", "portable"])
     assert precision.resolve_isa("auto", config) == "amx"
