@@ -188,6 +188,7 @@ def paged_attention_cpu[
         var index = queue.take()
         while index < queue.items:
             var following = queue.take()
+            # Behind the last item nothing is known to come: it stands in for what does.
             work.compute(tile, index, min(following, queue.items - 1), batch.q.unsafe_bitcast[UInt8]())
             index = following
 

@@ -107,9 +107,8 @@ struct LayerWork[
         elif phase == HEADS:
             self.head(unit, next)
         elif phase == ROUND:
-            for t in range(unit * Self.Mix.together, self.end_of(unit, Self.Mix.together)):
-                var row = s.attended.unsafe_offset(t * self.sizes.q_size())
-                self.mix.take_row(s.attended_operand, self.sizes.tokens, t, row)
+            var row = s.attended.unsafe_offset(unit * self.sizes.q_size())
+            self.mix.take_row(s.attended_operand, self.sizes.tokens, unit, row)
         elif phase == MIX:
             self.project(self.mix, s.attended if Self.Mix.plain else s.attended_operand, unit, s.between, next)
             if self.vectors.has_biases:
@@ -121,27 +120,20 @@ struct LayerWork[
             var to = s.rows.unsafe_offset(unit * PANEL)
             self.gate_up.multiply(to, 2 * self.sizes.inner, s.operand, self.sizes.tokens, unit, next)
         elif phase == SWIGLU:
-            for t in range(unit * Self.Down.together, self.end_of(unit, Self.Down.together)):
-                var gate = s.rows.unsafe_offset(t * 2 * self.sizes.inner)
-                swiglu_row(gate, gate, gate.unsafe_offset(self.sizes.inner), self.sizes.inner)
-                self.down.take_row(s.gated_operand, self.sizes.tokens, t, gate)
+            var gate = s.rows.unsafe_offset(unit * 2 * self.sizes.inner)
+            swiglu_row(gate, gate, gate.unsafe_offset(self.sizes.inner), self.sizes.inner)
+            self.down.take_row(s.gated_operand, self.sizes.tokens, unit, gate)
         else:
             self.project(self.down, s.gated_operand, unit, self.y, next)
             self.add(unit, self.y, s.between, self.sizes.hidden)
 
     @always_inline
-    def end_of(self, unit: Int, together: Int) -> Int:
-        """The row after the last one of a unit of so many rows."""
-        return min((unit + 1) * together, self.sizes.tokens)
-
-    @always_inline
-    def norm[W: LinearWeights](self, w: W, unit: Int, x: ReadPtr[DType.float32], gamma: ReadPtr[DType.float32]):
-        """Norms rows for a matrix."""
+    def norm[W: LinearWeights](self, w: W, t: Int, x: ReadPtr[DType.float32], gamma: ReadPtr[DType.float32]):
+        """Norms a row for a matrix."""
         var size = self.sizes.hidden
-        for t in range(unit * W.together, self.end_of(unit, W.together)):
-            var row = self.scratch.rows.unsafe_offset(t * size)
-            rms_norm_row(row, x.unsafe_offset(t * size), gamma, size, self.vectors.eps)
-            w.take_row(self.scratch.operand, self.sizes.tokens, t, row)
+        var row = self.scratch.rows.unsafe_offset(t * size)
+        rms_norm_row(row, x.unsafe_offset(t * size), gamma, size, self.vectors.eps)
+        w.take_row(self.scratch.operand, self.sizes.tokens, t, row)
 
     @always_inline
     def project[

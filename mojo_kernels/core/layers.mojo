@@ -5,8 +5,6 @@ thread does the rows of a small phase while the others ask memory for the weight
 layer.
 """
 
-from std.math import ceildiv
-
 from ..memory.batch import RaggedQueries
 from ..utils.phases import PhaseQueue, Ticket, run_team, team_size
 from .attention import AttentionWork
@@ -25,7 +23,7 @@ from .layer import (
     LayerWork,
 )
 from .matrix import LinearWeights
-from .packed import fetch_panel
+from .packed import fetch_bytes
 
 comptime FETCHED = 32 * 1024
 """Bytes of weights that a thread that waits asks for."""
@@ -73,19 +71,21 @@ def run_layers[
     )
     var attention = AttentionWork[cache_type, query_type, head_dim, amx](batch, first.kv, s.kv_heads)
     var units = Array[Int, PHASES](fill=s.tokens)
-    units[NORM] = ceildiv(s.tokens, Qkv.together)
-    units[POST_NORM] = ceildiv(s.tokens, GateUp.together)
-    units[SWIGLU] = ceildiv(s.tokens, Down.together)
     units[HEADS] = s.heads()
     units[ATTEND] = len(attention.list.items)
     units[MERGE] = len(attention.list.split)
-    units[ROUND] = 0 if Mix.plain else ceildiv(s.tokens, Mix.together)
+    units[ROUND] = 0 if Mix.plain else s.tokens
     units[MIX] = first.mix.panels()
     units[GATE_UP] = first.gate_up.panels()
     units[DOWN] = first.down.panels()
     var weights = s.hidden * (s.heads() * s.head_dim + s.q_size() + 3 * s.inner)
     var threads = team_size(s.tokens * weights + attention.list.work * s.head_dim)
-    var queue = PhaseQueue[PHASES](units, threads, layers)
+    var together = Array[Int, PHASES](fill=1)
+    together[NORM] = Qkv.together
+    together[ROUND] = Mix.together
+    together[POST_NORM] = GateUp.together
+    together[SWIGLU] = Down.together
+    var queue = PhaseQueue[PHASES](units, threads, layers, together)
 
     def worker() {imm}:
         var tile = attention.worker()
@@ -97,7 +97,7 @@ def run_layers[
             more = queue.take(following)
             var layer = first.later(ticket.round)
             if not queue.ready(ticket):
-                fetch_panel(layer.panel(ticket.phase, ticket.begin), FETCHED)
+                fetch_bytes(layer.panel(ticket.phase, ticket.begin), FETCHED)
                 queue.wait(ticket)
             var after = first.later(following.round).panel(following.phase, following.begin)
             tile.use(layer.kv)

@@ -12,7 +12,7 @@ from std.sys import size_of
 
 from .float_rows import ROWS, Rows, takes_blocks
 from .linear_tile import linear_tile, strip_steps, tile_vectors
-from .packed import ASKING_ROWS, NextWeights, PANEL, pack_factor
+from .packed import NextWeights, PANEL, pack_factor
 from .tiled_linear import TiledRows, check_columns, tiled_panel
 from ..gpu.linear_launch import launch_linear
 from ..gpu.linear_products import BFLOAT
@@ -62,9 +62,8 @@ def linear_panel[
                     comptime lane = i * width
                     var asked = next.after(tile, steps, step_bytes)
                     comptime if takes_blocks[isa]():
-                        var whole = tiles * min(ASKING_ROWS, x.rows)
                         var shares = ceildiv(steps, strip_steps[isa, rows]())
-                        asked = next.part(tiles * m + rows * i, rows, whole, steps * step_bytes, shares)
+                        asked = next.part[rows, tiles](m, i, x.rows, steps * step_bytes, shares)
                     if lane < outputs:
                         linear_tile[isa, rows, vectors](
                             y.unsafe_offset(m * y_stride + lane),

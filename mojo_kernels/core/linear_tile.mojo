@@ -34,7 +34,7 @@ def unrolled_steps[isa: StaticString, rows: Int]() -> Int:
 
 def strip_steps[isa: StaticString, rows: Int]() -> Int:
     """Steps between two requests for the next panel: few rows ask for so much of it that memory can't take it at once."""
-    return 4 if takes_blocks[isa]() and rows < ROWS else STRIP
+    return 4 if takes_blocks[isa]() and 1 < rows < ROWS else STRIP
 
 
 @always_inline

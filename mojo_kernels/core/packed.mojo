@@ -60,27 +60,32 @@ struct NextWeights(TrivialRegisterPassable):
     @always_inline
     def fetch_share(self, index: Int):
         """Asks for a share of any size."""
-        for line in range(0, self.stride, LINE):
-            prefetch[READ_SOON](self.start.unsafe_offset(index * self.stride + line))
+        fetch_bytes(self.start.unsafe_offset(index * self.stride), self.stride)
 
     @always_inline
     def later(self, shares: Int) -> Self:
         """What is asked for from so many shares on."""
         return {self.start.unsafe_offset(shares * self.stride), self.stride}
 
-    def part(self, begin: Int, size: Int, whole: Int, bytes: Int, shares: Int) -> Self:
-        """What a tile asks for whose work is from `begin` on `size` of a `whole`.
+    def part[rows: Int, tiles: Int](self, row: Int, tile: Int, all_rows: Int, bytes: Int, shares: Int) -> Self:
+        """What a small tile asks for: as much of the panel as its outputs are of those of the first rows.
+
+        Parameters:
+            rows: Of the tile.
+            tiles: How many of them, side by side, make the outputs of a panel.
 
         Args:
-            begin: Where its work begins.
-            size: How much it is.
-            whole: All the work in which the next panel is asked for.
+            row: The tile's first row.
+            tile: Its number among those side by side.
+            all_rows: How many there are.
             bytes: Of the panel.
-            shares: How many requests it makes.
+            shares: How many requests the tile makes.
         """
+        var whole = tiles * min(ASKING_ROWS, all_rows)
+        var begin = tiles * row + rows * tile
         if begin >= whole:
             return {self.start, 0}
-        return {self.start.unsafe_offset(bytes * begin // whole), ceildiv(bytes * size, whole * shares * LINE) * LINE}
+        return {self.start.unsafe_offset(bytes * begin // whole), ceildiv(bytes * rows, whole * shares * LINE) * LINE}
 
     def after(self, tile: Int, steps: Int, step_bytes: Int) -> Self:
         """What is left to ask for after some tiles of a panel that has `steps` of `step_bytes` each."""
@@ -90,8 +95,9 @@ struct NextWeights(TrivialRegisterPassable):
         return {self.start.unsafe_offset(asked), self.stride}
 
 
-def fetch_panel(w: ReadPtr[DType.uint8], bytes: Int):
-    """Asks for the first bytes of a panel."""
+@always_inline
+def fetch_bytes(w: ReadPtr[DType.uint8], bytes: Int):
+    """Asks for so many bytes."""
     for line in range(0, bytes, LINE):
         prefetch[READ_SOON](w.unsafe_offset(line))
 

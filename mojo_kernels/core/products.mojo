@@ -7,10 +7,11 @@ bfloat16 pairs (AVX512-BF16), int16 by int8 pairs, whose int32 sums are exact (A
 
 from std.math import fma
 from std.memory import bitcast
-from std.sys import CompilationTarget, inlined_assembly, llvm_intrinsic
+from std.sys import CompilationTarget, inlined_assembly
 from std.sys.intrinsics import prefetch
 
 from ..memory.kv_cache import pair_size
+from ..utils.isa import multiply_pairs
 from ..utils.simd import WIDTH
 from ..utils.types import ReadPtr
 from .packed import READ_AHEAD
@@ -55,13 +56,10 @@ def dot_int16(a: SIMD[DType.int32, LANES], b: SIMD[DType.int32, LANES], acc: SIM
             a, b, acc
         )
     elif CompilationTarget.is_x86() and AVX2:
-        comptime Half = SIMD[DType.int32, LANES // 2]
-        var halves = Array[Half, 2](fill=0)
-        comptime for h in range(2):
-            var x = bitcast[DType.int16, LANES](a.slice[LANES // 2, offset = h * LANES // 2]())
-            var w = bitcast[DType.int16, LANES](b.slice[LANES // 2, offset = h * LANES // 2]())
-            halves[h] = llvm_intrinsic["llvm.x86.avx2.pmadd.wd", Half](x, w)
-        return acc + halves[0].join(halves[1])
+        var x = bitcast[DType.int16, 2 * LANES](a)
+        var w = bitcast[DType.int16, 2 * LANES](b)
+        var first = multiply_pairs(x.slice[LANES](), w.slice[LANES]())
+        return acc + first.join(multiply_pairs(x.slice[LANES, offset=LANES](), w.slice[LANES, offset=LANES]()))
     else:
         return acc + ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16)
 

@@ -8,7 +8,7 @@ row's result never depends on the rows beside it (batch invariance). `quantized_
 from std.math import ceildiv, fma
 from std.memory import bitcast
 
-from .packed import ASKING_ROWS, NextWeights, PANEL, fetch_ahead, store_outputs
+from .packed import NextWeights, PANEL, fetch_ahead, store_outputs
 from .quantized_amx import quantized_panel_by_amx
 from .quantized_rows import QUADS, QuantizedMatrix, QuantizedRows
 from ..utils.isa import (
@@ -273,8 +273,7 @@ def quantized_panel[
                         comptime lane = i * width
                         var asked = next.after(tile, steps, step_bytes)
                         comptime if asks_by_group[isa]():
-                            var whole = tiles * min(ASKING_ROWS, m_size)
-                            asked = next.part(tiles * m + rows * i, rows, whole, steps * step_bytes, w.groups)
+                            asked = next.part[rows, tiles](m, i, m_size, steps * step_bytes, w.groups)
                         if first + lane < w.rows:
                             quantized_tile[isa, rows, vectors](
                                 y.unsafe_offset(m * y_stride + lane),

@@ -4,7 +4,7 @@ sums of integers are exact in any order.
 
 from std.math import fma
 
-from .packed import PANEL, fetch_panel
+from .packed import PANEL, fetch_bytes
 from .quantized_rows import QUADS, QuantizedMatrix, QuantizedRows
 from ..utils.tiles import TILE_LANES, TILE_ROWS, add_int8, configure_tiles, load_tile, release_tiles, store_tile, zero_tile
 from ..utils.types import ReadPtr, WritePtr, untracked
@@ -55,7 +55,7 @@ def quantized_panel_by_amx[
     configure_tiles(TILE_ROWS, TILE_ROWS, depth=min(w.group, COLUMNS) // 4)
     for g in range(w.groups):
         var block = w.block(panel, g)
-        fetch_panel(w.block(panel, g + 1) if g + 1 < w.groups else next, w.block_bytes(w.group))
+        fetch_bytes(w.block(panel, g + 1) if g + 1 < w.groups else next, w.block_bytes(w.group))
         var values = block
         comptime if bits == 4:
             values = untracked(unpacked.unsafe_ptr())

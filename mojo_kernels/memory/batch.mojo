@@ -48,6 +48,12 @@ struct RaggedQueries[dtype: DType](TrivialRegisterPassable):
         return Int(self.positions[unsafe_offset=self.token(request, row)]) + 1
 
     @always_inline
+    def place(self, request: Int, position: Int, page_size: Int) -> Tuple[Int, Int]:
+        """The page of a request's position, and its slot there."""
+        var page, slot = divmod(position, page_size)
+        return Int(self.page_table[unsafe_offset=request * self.pages_per_request + page]), slot
+
+    @always_inline
     def offset(self, request: Int, kv_head: Int, row: Int, head_dim: Int) -> Int:
         """Where a row's query and output begin."""
         return self.token(request, row) * self.q_size + (kv_head * self.group + row % self.group) * head_dim

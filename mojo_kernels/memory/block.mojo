@@ -61,16 +61,13 @@ struct Block[cache_type: DType, head_dim: Int]:
             start: The first position.
             end: The first position that is not read, in this block or a later one.
         """
-        var table = batch.page_table.unsafe_offset(request * batch.pages_per_request)
         self.count = min(BLOCK, end - start)
         self.panels = ceildiv(self.count, PANEL)
         if not self.kv.in_panels():
-            self.copy_panels(table, head, start)
+            self.copy_panels(batch, request, head, start)
             return
         for panel in range(self.panels):
-            var position = start + panel * PANEL
-            var page = Int(table[unsafe_offset=position // self.kv.page_size])
-            var slot = position % self.kv.page_size
+            var page, slot = batch.place(request, start + panel * PANEL, self.kv.page_size)
             self.keys[panel] = self.kv.keys(page, head).unsafe_offset(slot * Self.head_dim)
             self.values[panel] = self.keys[panel].unsafe_offset(self.kv.value_offset)
             comptime if Self.cache_type == DType.int8:
@@ -89,7 +86,9 @@ struct Block[cache_type: DType, head_dim: Int]:
             return
         var last = batch.keys(request, batch.rows(request) - 1) - 1
         for panel in range(PANELS):
-            self.upcoming[panel] = self.place(batch, request, head, min(start + panel * PANEL, last - last % PANEL))
+            var position = min(start + panel * PANEL, last - last % PANEL)
+            var page, slot = batch.place(request, position, self.kv.page_size)
+            self.upcoming[panel] = self.kv.keys(page, head).unsafe_offset(slot * Self.head_dim)
 
     def expect_weights(mut self, weights: ReadPtr[DType.uint8]):
         """Likewise, weights of a linear layer."""
@@ -98,13 +97,7 @@ struct Block[cache_type: DType, head_dim: Int]:
                 panel * PANEL * Self.head_dim
             )
 
-    @always_inline
-    def place(self, batch: RaggedQueries[_], request: Int, head: Int, position: Int) -> ReadPtr[Self.cache_type]:
-        """Where the key of a position lies, or the panel that it begins."""
-        var page = batch.page_table[unsafe_offset=request * batch.pages_per_request + position // self.kv.page_size]
-        return self.kv.keys(Int(page), head).unsafe_offset(position % self.kv.page_size * Self.head_dim)
-
-    def copy_panels(mut self, table: ReadPtr[DType.int32], head: Int, start: Int):
+    def copy_panels(mut self, batch: RaggedQueries[_], request: Int, head: Int, start: Int):
         """Copies plain rows into panels."""
         var keys = untracked(self.copies.unsafe_ptr())
         var values = keys.unsafe_offset(BLOCK * Self.head_dim)
@@ -114,8 +107,7 @@ struct Block[cache_type: DType, head_dim: Int]:
             self.values[panel] = values.unsafe_offset(panel * PANEL * Self.head_dim)
             self.scales[panel] = scales.unsafe_offset(panel * PANEL)
         for i in range(self.count):
-            var page = Int(table[unsafe_offset=(start + i) // self.kv.page_size])
-            var slot = (start + i) % self.kv.page_size
+            var page, slot = batch.place(request, start + i, self.kv.page_size)
             var key = self.kv.keys(page, head).unsafe_offset(slot * Self.head_dim)
             var value = key.unsafe_offset(self.kv.value_offset)
             var panel = i // PANEL * PANEL * Self.head_dim

@@ -81,16 +81,19 @@ comptime QuadSums[isa: StaticString, bits: Int] = SIMD[
 
 
 @always_inline
+def multiply_pairs(a: SIMD[DType.int16, 16], b: SIMD[DType.int16, 16]) -> SIMD[DType.int32, 8]:
+    """Of each pair of int16 the sum of its two products (AVX2's vpmaddwd)."""
+    return llvm_intrinsic["llvm.x86.avx2.pmadd.wd", SIMD[DType.int32, 8]](a, b)
+
+
+@always_inline
 def widen_sums[
     isa: StaticString, bits: Int
 ](sums: QuadSums[isa, bits]) -> SIMD[DType.int32, quad_lanes[isa]()]:
     """A sum of int32 for each lane."""
     comptime Wide = SIMD[DType.int32, quad_lanes[isa]()]
     comptime if quad_sum_type[isa, bits]() == DType.int16:
-        var ones = SIMD[DType.int16, 16](1)
-        return rebind[Wide](
-            llvm_intrinsic["llvm.x86.avx2.pmadd.wd", SIMD[DType.int32, 8]](rebind[type_of(ones)](sums), ones)
-        )
+        return rebind[Wide](multiply_pairs(rebind[SIMD[DType.int16, 16]](sums), 1))
     else:
         return rebind[Wide](sums)
 
@@ -140,10 +143,7 @@ def add_quads[
         wv = bitcast[DType.uint8, 32](abs(signed))
         xv = llvm_intrinsic["llvm.x86.avx2.psign.b", SIMD[DType.int8, 32]](xv, signed)
         var pairs = llvm_intrinsic["llvm.x86.avx2.pmadd.ub.sw", SIMD[DType.int16, 16]](wv, xv)
-        var ones = SIMD[DType.int16, 16](1)
-        return acc + rebind[type_of(acc)](
-            llvm_intrinsic["llvm.x86.avx2.pmadd.wd", SIMD[DType.int32, 8]](pairs, ones)
-        )
+        return acc + rebind[type_of(acc)](multiply_pairs(pairs, 1))
     else:
         var products = w.cast[DType.int32]() * bitcast[DType.int8, 4 * width](quads).cast[DType.int32]()
         var even, odd = products.deinterleave()
