@@ -6,7 +6,17 @@ from ..memory.block import BLOCK, PANELS
 from ..memory.kv_cache import PANEL
 from ..utils.types import ReadPtr, untracked
 from .attention_tile import Tile
-from .products import FETCHING_ROWS, LANES, ONE_PASS, ROWS, SCORED, VECTORS, Vector16, add_products, sum_type
+from .products import (
+    FETCHING_ROWS,
+    LANES,
+    ONE_PASS,
+    SCORED,
+    Vector16,
+    add_products,
+    sum_type,
+    tile_rows,
+    tile_vectors,
+)
 
 
 def add_block_by_vectors[
@@ -33,11 +43,12 @@ def add_block_by_vectors[
 @always_inline
 def score_rows(mut tile: Tile[...], head: Int, first: Int, panel: Int, start: Int):
     """Scores of a head's rows from `first` on over some panels, as many at a time as registers allow."""
+    comptime operand = type_of(tile).operand
     var row = first
     while row < tile.rows:
-        comptime for rows in [ROWS, 2, 1]:
+        comptime for rows in [tile_rows[operand](), 2, 1]:
             if tile.rows - row >= rows:
-                comptime vectors = VECTORS if rows > 2 else SCORED
+                comptime vectors = tile_vectors[operand]() if rows > 2 else SCORED
                 comptime for next in range(0, SCORED, vectors):
                     if tile.limit[row + rows - 1] > start + (panel + next) * PANEL:
                         score[rows, vectors](tile, head, row, panel + next)
@@ -49,11 +60,12 @@ def score_rows(mut tile: Tile[...], head: Int, first: Int, panel: Int, start: In
 def add_value_rows(mut tile: Tile[...], head: Int, first: Int, begin: Int, end: Int, start: Int):
     """Adds the values of some panels to a head's rows from `first` on, likewise."""
     comptime width = type_of(tile).width
+    comptime operand = type_of(tile).operand
     var row = first
     while row < tile.rows:
-        comptime for rows in [ROWS, 2, 1]:
+        comptime for rows in [tile_rows[operand](), 2, 1]:
             if tile.rows - row >= rows:
-                comptime vectors = min(width, VECTORS if rows > 2 else ONE_PASS)
+                comptime vectors = min(width, tile_vectors[operand]() if rows > 2 else ONE_PASS)
                 var visible = tile.limit[row + rows - 1] - start
                 for column in range(0, width, vectors):
                     add_values[rows, vectors](tile, head, row, column, begin, end, visible)

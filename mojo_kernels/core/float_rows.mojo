@@ -1,26 +1,28 @@
 """Rows of float32 or bfloat16 as linear layers take them."""
 
+from ..utils.isa import lanes, registers
+from ..utils.simd import store_row
 from ..utils.types import ReadPtr
 
-comptime ROWS = 6
-"""Rows of a block, and most of a register tile."""
 
-
-def takes_blocks[isa: StaticString]() -> Bool:
-    """Whether rows of float32 are best multiplied from blocks: where an instruction multiplies few numbers, finding each
-    row's next number by itself takes a sixth of the time.
+def block_rows[isa: StaticString, dtype: DType]() -> Int:
+    """Rows of a block, and most of a register tile; 0 where rows are multiplied as they are. Finding each row's next
+    number by itself takes a tile of many float32 rows longer than multiplying it.
     """
-    return isa.startswith("avx2")
+    comptime if dtype != DType.float32 or lanes[isa]() < 8:
+        return 0
+    else:
+        return 12 if registers[isa]() == 32 else 6
 
 
 @fieldwise_init
-struct Rows[dtype: DType, blocks: Bool](TrivialRegisterPassable):
+struct Rows[dtype: DType, block: Int](TrivialRegisterPassable):
     """Rows of x[M, K].
 
     Parameters:
         dtype: Float32 or bfloat16.
-        blocks: Whether they lie as [M / 6, K, 6], where a tile finds its numbers one after the other, and the last block
-            has just the rows that there are; else as [M, K].
+        block: B, where they lie as [M / B, K, B], so that a tile finds its numbers one after the other, and the last
+            block has just the rows that there are; 0 where they lie as [M, K].
     """
 
     var data: ReadPtr[Self.dtype]
@@ -28,25 +30,40 @@ struct Rows[dtype: DType, blocks: Bool](TrivialRegisterPassable):
     var columns: Int
 
     @always_inline
-    def tile(self, m: Int) -> RowTile[Self.dtype, Self.blocks]:
+    def tile(self, m: Int) -> RowTile[Self.dtype, Self.block]:
         """Row m and those that lie behind it."""
-        comptime if Self.blocks:
-            var first = m // ROWS * ROWS
-            return {self.data.unsafe_offset(first * self.columns + m - first), min(ROWS, self.rows - first)}
+        comptime if Self.block > 0:
+            var first = m // Self.block * Self.block
+            return {self.data.unsafe_offset(first * self.columns + m - first), min(Self.block, self.rows - first)}
         else:
             return {self.data.unsafe_offset(m * self.columns), self.columns}
 
-    def put(self, t: Int, x: ReadPtr[Self.dtype]):
-        """Writes row t of blocks."""
-        comptime assert Self.blocks, "only blocks are written"
-        var place = self.tile(t)
+    def put(self, first: Int, x: ReadPtr[Self.dtype], x_stride: Int):
+        """Writes the block that begins with row `first`.
+
+        Args:
+            first: A multiple of the block's rows.
+            x: The block's rows.
+            x_stride: Numbers from one of them to the next.
+        """
+        comptime assert Self.block > 0, "only blocks are written"
+        var place = self.tile(first)
         var target = place.data.unsafe_mut_cast[True]()
+        if place.stride == 1:
+            store_row(target, x, self.columns)
+            return
+        if place.stride == Self.block:
+            for k in range(self.columns):
+                comptime for r in range(Self.block):
+                    target[unsafe_offset=k * Self.block + r] = x[unsafe_offset=r * x_stride + k]
+            return
         for k in range(self.columns):
-            target[unsafe_offset=k * place.stride] = x[unsafe_offset=k]
+            for r in range(place.stride):
+                target[unsafe_offset=k * place.stride + r] = x[unsafe_offset=r * x_stride + k]
 
 
 @fieldwise_init
-struct RowTile[dtype: DType, blocks: Bool](TrivialRegisterPassable):
+struct RowTile[dtype: DType, block: Int](TrivialRegisterPassable):
     """Some rows of x, from a column on."""
 
     var data: ReadPtr[Self.dtype]
@@ -56,8 +73,7 @@ struct RowTile[dtype: DType, blocks: Bool](TrivialRegisterPassable):
     @always_inline
     def get[tile: Int](self, r: Int, k: Int) -> Scalar[Self.dtype]:
         """The number in row r and column k of a tile of so many rows."""
-        comptime if Self.blocks:
-            # A tile of six rows is a whole block.
-            return self.data[unsafe_offset = k * (ROWS if tile == ROWS else self.stride) + r]
+        comptime if Self.block > 0:
+            return self.data[unsafe_offset = k * (tile if tile == Self.block else self.stride) + r]
         else:
             return self.data[unsafe_offset = r * self.stride + k]

@@ -107,8 +107,10 @@ struct LayerWork[
         elif phase == HEADS:
             self.head(unit, next)
         elif phase == ROUND:
-            var row = s.attended.unsafe_offset(unit * self.sizes.q_size())
-            self.mix.take_row(s.attended_operand, self.sizes.tokens, unit, row)
+            var first = unit * Self.Mix.together
+            var size = self.sizes.q_size()
+            var rows = s.attended.unsafe_offset(first * size)
+            self.mix.take_rows(s.attended_operand, self.sizes.tokens, first, rows, size)
         elif phase == MIX:
             self.project(self.mix, s.attended if Self.Mix.plain else s.attended_operand, unit, s.between, next)
             if self.vectors.has_biases:
@@ -120,20 +122,32 @@ struct LayerWork[
             var to = s.rows.unsafe_offset(unit * PANEL)
             self.gate_up.multiply(to, 2 * self.sizes.inner, s.operand, self.sizes.tokens, unit, next)
         elif phase == SWIGLU:
-            var gate = s.rows.unsafe_offset(unit * 2 * self.sizes.inner)
-            swiglu_row(gate, gate, gate.unsafe_offset(self.sizes.inner), self.sizes.inner)
-            self.down.take_row(s.gated_operand, self.sizes.tokens, unit, gate)
+            self.gate(unit)
         else:
             self.project(self.down, s.gated_operand, unit, self.y, next)
             self.add(unit, self.y, s.between, self.sizes.hidden)
 
     @always_inline
-    def norm[W: LinearWeights](self, w: W, t: Int, x: ReadPtr[DType.float32], gamma: ReadPtr[DType.float32]):
-        """Norms a row for a matrix."""
+    def norm[W: LinearWeights](self, w: W, unit: Int, x: ReadPtr[DType.float32], gamma: ReadPtr[DType.float32]):
+        """Norms the rows that a matrix takes together."""
         var size = self.sizes.hidden
-        var row = self.scratch.rows.unsafe_offset(t * size)
-        rms_norm_row(row, x.unsafe_offset(t * size), gamma, size, self.vectors.eps)
-        w.take_row(self.scratch.operand, self.sizes.tokens, t, row)
+        var first = unit * W.together
+        for t in range(first, min(first + W.together, self.sizes.tokens)):
+            var row = self.scratch.rows.unsafe_offset(t * size)
+            rms_norm_row(row, x.unsafe_offset(t * size), gamma, size, self.vectors.eps)
+        var rows = self.scratch.rows.unsafe_offset(first * size)
+        w.take_rows(self.scratch.operand, self.sizes.tokens, first, rows, size)
+
+    @always_inline
+    def gate(self, unit: Int):
+        """Applies the MLP's gate to the rows that the projection back takes together."""
+        var inner = self.sizes.inner
+        var first = unit * Self.Down.together
+        var rows = self.scratch.rows.unsafe_offset(first * 2 * inner)
+        for r in range(min(Self.Down.together, self.sizes.tokens - first)):
+            var row = rows.unsafe_offset(r * 2 * inner)
+            swiglu_row(row, row, row.unsafe_offset(inner), inner)
+        self.down.take_rows(self.scratch.gated_operand, self.sizes.tokens, first, rows, 2 * inner)
 
     @always_inline
     def project[

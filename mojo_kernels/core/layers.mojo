@@ -5,6 +5,8 @@ thread does the rows of a small phase while the others ask memory for the weight
 layer.
 """
 
+from std.math import ceildiv
+
 from ..memory.batch import RaggedQueries
 from ..utils.phases import PhaseQueue, Ticket, run_team, team_size
 from .attention import AttentionWork
@@ -70,22 +72,20 @@ def run_layers[
         group=s.q_heads // s.kv_heads,
     )
     var attention = AttentionWork[cache_type, query_type, head_dim, amx](batch, first.kv, s.kv_heads)
-    var units = Array[Int, PHASES](fill=s.tokens)
+    var units = Array[Int, PHASES](fill=0)
+    units[NORM] = ceildiv(s.tokens, Qkv.together)
     units[HEADS] = s.heads()
     units[ATTEND] = len(attention.list.items)
     units[MERGE] = len(attention.list.split)
-    units[ROUND] = 0 if Mix.plain else s.tokens
+    units[ROUND] = 0 if Mix.plain else ceildiv(s.tokens, Mix.together)
     units[MIX] = first.mix.panels()
+    units[POST_NORM] = ceildiv(s.tokens, GateUp.together)
     units[GATE_UP] = first.gate_up.panels()
+    units[SWIGLU] = ceildiv(s.tokens, Down.together)
     units[DOWN] = first.down.panels()
     var weights = s.hidden * (s.heads() * s.head_dim + s.q_size() + 3 * s.inner)
     var threads = team_size(s.tokens * weights + attention.list.work * s.head_dim)
-    var together = Array[Int, PHASES](fill=1)
-    together[NORM] = Qkv.together
-    together[ROUND] = Mix.together
-    together[POST_NORM] = GateUp.together
-    together[SWIGLU] = Down.together
-    var queue = PhaseQueue[PHASES](units, threads, layers, together)
+    var queue = PhaseQueue[PHASES](units, threads, layers)
 
     def worker() {imm}:
         var tile = attention.worker()

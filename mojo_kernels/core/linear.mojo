@@ -10,10 +10,11 @@ from max.gpu.host import DeviceContext
 from std.math import ceildiv
 from std.sys import size_of
 
-from .float_rows import ROWS, Rows, takes_blocks
-from .linear_tile import linear_tile, strip_steps, tile_vectors
+from .float_rows import Rows, block_rows
+from .linear_tile import linear_tile, strip_steps, tile_sizes, tile_vectors
 from .packed import NextWeights, PANEL, pack_factor
 from .tiled_linear import TiledRows, check_columns, tiled_panel
+from .unpacked_linear import MANY_ROWS, blocks_against_unpacked, unpacks
 from ..gpu.linear_launch import launch_linear
 from ..gpu.linear_products import BFLOAT
 from ..utils.isa import has_tiles, lanes
@@ -22,11 +23,11 @@ from ..utils.types import ReadPtr, WritePtr, floats, untracked
 
 
 def linear_panel[
-    isa: StaticString, xtype: DType, wtype: DType, blocks: Bool
+    isa: StaticString, xtype: DType, wtype: DType, block: Int
 ](
     y: WritePtr[DType.float32],
     y_stride: Int,
-    x: Rows[xtype, blocks],
+    x: Rows[xtype, block],
     w: ReadPtr[wtype],
     outputs: Int,
     next: NextWeights,
@@ -37,7 +38,7 @@ def linear_panel[
         isa: Instructions.
         xtype: Type of x.
         wtype: Type of the weights.
-        blocks: How x lies in memory.
+        block: How x lies in memory.
 
     Args:
         y: First output of the panel; row r begins at `y + r * y_stride`.
@@ -52,8 +53,12 @@ def linear_panel[
     # The first rows bring the weights into the cache, the others find them there.
     var m = 0
     var tile = 0
+    comptime if unpacks[isa, wtype, block]():
+        if x.rows >= MANY_ROWS and outputs >= PANEL:
+            m = blocks_against_unpacked[isa](y, y_stride, rebind[Rows[DType.float32, block]](x), w, next)
     while m < x.rows:
-        comptime for rows in [ROWS, 4, 2, 1]:
+        comptime for size in range(5):
+            comptime rows = tile_sizes[block]()[size]
             if x.rows - m >= rows:
                 comptime vectors = tile_vectors[isa, rows]()
                 comptime width = vectors * lanes[isa]()
@@ -61,8 +66,8 @@ def linear_panel[
                 comptime for i in range(tiles):
                     comptime lane = i * width
                     var asked = next.after(tile, steps, step_bytes)
-                    comptime if takes_blocks[isa]():
-                        var shares = ceildiv(steps, strip_steps[isa, rows]())
+                    comptime if block > 0:
+                        var shares = ceildiv(steps, strip_steps[block, rows]())
                         asked = next.part[rows, tiles](m, i, x.rows, steps * step_bytes, shares)
                     if lane < outputs:
                         linear_tile[isa, rows, vectors](
@@ -93,19 +98,19 @@ def linear_cpu[
         k_size: Columns of x and w.
     """
     comptime factor = pack_factor[wtype]()
-    comptime blocks = takes_blocks[isa]()
+    comptime block = block_rows[isa, xtype]()
     var panel_size = ceildiv(k_size, factor) * factor * PANEL
-    var copied = blocks and m_size > 1  # one row is a block as it is
+    var copied = block > 0 and m_size > 1  # one row is a block as it is
     var copies = List[Scalar[xtype]](unsafe_uninit_length=m_size * k_size if copied else 0)
-    var rows = Rows[xtype, blocks](untracked(copies.unsafe_ptr()) if copied else x, m_size, k_size)
+    var rows = Rows[xtype, block](untracked(copies.unsafe_ptr()) if copied else x, m_size, k_size)
 
     def put(begin: Int, end: Int) {imm}:
-        comptime if blocks:
-            for t in range(begin, end):
-                rows.put(t, x.unsafe_offset(t * k_size))
+        comptime if block > 0:
+            for i in range(begin, end):
+                rows.put(i * block, x.unsafe_offset(i * block * k_size), k_size)
 
     if copied:
-        parallel_ranges(m_size, k_size, put, grain=ROWS)
+        parallel_ranges(ceildiv(m_size, max(block, 1)), max(block, 1) * k_size, put)
 
     def panels(begin: Int, end: Int) {imm}:
         for p in range(begin, end):

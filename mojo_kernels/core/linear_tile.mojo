@@ -4,7 +4,7 @@ from std.math import fma
 from std.memory import bitcast
 from std.sys import size_of
 
-from .float_rows import ROWS, RowTile, takes_blocks
+from .float_rows import RowTile
 from .packed import NextWeights, PANEL, fetch_ahead, pack_factor, store_outputs
 from ..utils.isa import add_pairs, has_pairs, lanes, registers
 from ..utils.types import ReadPtr, WritePtr, untracked
@@ -15,26 +15,37 @@ weights are read twice, the second time from the nearest cache.
 """
 
 
+def tile_sizes[block: Int]() -> Array[Int, 5]:
+    """Rows of register tiles, the largest first."""
+    comptime if block == 12:
+        return [12, 8, 4, 2, 1]
+    else:
+        return [6, 4, 2, 1, 1]
+
+
 def tile_vectors[isa: StaticString, rows: Int]() -> Int:
     """Vectors of outputs in a register tile: one row takes all, for it reads its weights from memory, as one stream."""
     comptime if rows == 1:
         return PANEL // lanes[isa]()
     elif registers[isa]() == 32:
-        return 4
+        return 4 if rows <= 6 else 2
     else:
         return 4 if rows == 2 else 2
 
 
-def unrolled_steps[isa: StaticString, rows: Int]() -> Int:
+def unrolled_steps[block: Int, rows: Int]() -> Int:
     """Columns, or pairs of them, between two looks at a loop's counter, where finding numbers takes as long as multiplying
     them; with one row, that would be too many requests to memory at once.
     """
-    return 4 if takes_blocks[isa]() and rows > 1 else 1
+    return 4 if block > 0 and rows > 1 else 1
 
 
-def strip_steps[isa: StaticString, rows: Int]() -> Int:
-    """Steps between two requests for the next panel: few rows ask for so much of it that memory can't take it at once."""
-    return 4 if takes_blocks[isa]() and 1 < rows < ROWS else STRIP
+def strip_steps[block: Int, rows: Int]() -> Int:
+    """Steps between two requests for the next panel, where memory can't take as much at once as a strip asks for."""
+    comptime if block == 12:
+        return 4 if rows >= 8 else STRIP
+    else:
+        return 4 if 1 < rows < block else STRIP
 
 
 @always_inline
@@ -52,10 +63,10 @@ def load_half[half: Int, width: Int, dtype: DType](w: ReadPtr[dtype], lane: Int)
 
 @always_inline
 def add_products[
-    isa: StaticString, rows: Int, vectors: Int, xtype: DType, wtype: DType, blocks: Bool
+    isa: StaticString, rows: Int, vectors: Int, xtype: DType, wtype: DType, block: Int
 ](
     mut acc: Array[SIMD[DType.float32, lanes[isa]()], rows * vectors],
-    x: RowTile[xtype, blocks],
+    x: RowTile[xtype, block],
     w: ReadPtr[wtype],
     steps: Int,
     next: NextWeights,
@@ -68,7 +79,7 @@ def add_products[
         vectors: Vectors of outputs.
         xtype: Type of x.
         wtype: Type of the weights.
-        blocks: How x lies in memory.
+        block: How x lies in memory.
 
     Args:
         acc: [rows, vectors].
@@ -96,11 +107,11 @@ def add_products[
                     var sums = rebind[SIMD[DType.float32, 16]](acc[r * vectors + v])
                     acc[r * vectors + v] = rebind[Vector](add_pairs(sums, SIMD[DType.float32, 16](pair[0]), wv[v]))
     else:
-        comptime unroll = unrolled_steps[isa, rows]()
-        comptime strip = strip_steps[isa, rows]()
+        comptime unroll = unrolled_steps[block, rows]()
+        comptime strip = strip_steps[block, rows]()
         for begin in range(0, steps, strip):
             var end = min(begin + strip, steps)
-            comptime if takes_blocks[isa]():
+            comptime if block > 0:
                 comptime if rows > 1:
                     next.fetch_share(begin // strip)
                 var k = begin
@@ -124,10 +135,10 @@ def add_products[
 
 @always_inline
 def add_column[
-    isa: StaticString, rows: Int, vectors: Int, xtype: DType, wtype: DType, blocks: Bool
+    isa: StaticString, rows: Int, vectors: Int, xtype: DType, wtype: DType, block: Int
 ](
     mut acc: Array[SIMD[DType.float32, lanes[isa]()], rows * vectors],
-    x: RowTile[xtype, blocks],
+    x: RowTile[xtype, block],
     w: ReadPtr[wtype],
     k: Int,
 ):
@@ -150,10 +161,10 @@ def add_column[
 
 @always_inline
 def add_half[
-    isa: StaticString, rows: Int, vectors: Int, half: Int, xtype: DType, wtype: DType, blocks: Bool
+    isa: StaticString, rows: Int, vectors: Int, half: Int, xtype: DType, wtype: DType, block: Int
 ](
     mut acc: Array[SIMD[DType.float32, lanes[isa]()], rows * vectors],
-    x: RowTile[xtype, blocks],
+    x: RowTile[xtype, block],
     w: ReadPtr[wtype],
     k: Int,
 ):
@@ -175,15 +186,16 @@ def add_half[
 
 @always_inline
 def linear_tile[
-    isa: StaticString, rows: Int, vectors: Int, xtype: DType, wtype: DType, blocks: Bool
+    isa: StaticString, rows: Int, vectors: Int, xtype: DType, wtype: DType, block: Int
 ](
     y: WritePtr[DType.float32],
     y_stride: Int,
-    x: RowTile[xtype, blocks],
+    x: RowTile[xtype, block],
     w: ReadPtr[wtype],
     k_size: Int,
     outputs: Int,
     next: NextWeights,
+    resumed: Bool = False,
 ):
     """A block of outputs, accumulated in registers over all of k.
 
@@ -193,7 +205,7 @@ def linear_tile[
         vectors: Vectors of outputs.
         xtype: Type of x.
         wtype: Type of the weights.
-        blocks: How x lies in memory.
+        block: How x lies in memory.
 
     Args:
         y: First output of the block; row r begins at `y + r * y_stride`.
@@ -203,10 +215,15 @@ def linear_tile[
         k_size: Length of the sums.
         outputs: How many of the lanes are outputs.
         next: What a tile of several rows asks memory for meanwhile.
+        resumed: Whether sums go on from what y has, where all lanes are outputs.
     """
     comptime Vector = SIMD[DType.float32, lanes[isa]()]
     comptime factor = pack_factor[wtype]()
     var acc = Array[Vector, rows * vectors](fill=Vector(0))
+    if resumed:
+        comptime for r in range(rows):
+            comptime for v in range(vectors):
+                acc[r * vectors + v] = y.unsafe_load[width=lanes[isa]()](r * y_stride + lanes[isa]() * v)
     var whole = k_size // factor
     add_products[isa, rows, vectors](acc, x, w, whole, next)
     if whole * factor < k_size:  # half a pair is left, and the other half of the weights is zero
@@ -215,7 +232,7 @@ def linear_tile[
             last[2 * r] = x.get[rows](r, k_size - 1)
         add_products[isa, rows, vectors](
             acc,
-            RowTile[xtype, False](untracked(last.unsafe_ptr()), 2),
+            RowTile[xtype, 0](untracked(last.unsafe_ptr()), 2),
             w.unsafe_offset(whole * PANEL * factor),
             1,
             next,

@@ -4,7 +4,7 @@ panels follow.
 
 from std.math import ceildiv
 
-from .float_rows import ROWS, Rows, takes_blocks
+from .float_rows import Rows, block_rows
 from .linear import linear_panel
 from .packed import PANEL, pack_factor
 from .quantized import quantized_panel
@@ -20,20 +20,23 @@ trait LinearWeights(TrivialRegisterPassable):
     comptime plain: Bool
     """Whether x is multiplied as it is, in float32."""
     comptime together: Int
-    """Rows of x whose forms share cache lines, which are best written by one thread."""
+    """Rows of x that are brought into form at once, because their forms share cache lines."""
 
     def panels(self) -> Int:
         """How many panels there are."""
         ...
 
-    def take_row(self, memory: WritePtr[DType.float32], tokens: Int, t: Int, x: ReadPtr[DType.float32]):
-        """Brings a row of x into the form in which it is multiplied.
+    def take_rows(
+        self, memory: WritePtr[DType.float32], tokens: Int, t: Int, x: ReadPtr[DType.float32], x_stride: Int
+    ):
+        """Brings up to `together` rows of x into the form in which they are multiplied.
 
         Args:
             memory: Room for `tokens` rows of as many float32.
             tokens: Rows of x.
-            t: Number of the row.
-            x: The row.
+            t: Number of the first of these rows, a multiple of `together`.
+            x: That row.
+            x_stride: Numbers from one row to the next.
         """
         ...
 
@@ -51,7 +54,7 @@ trait LinearWeights(TrivialRegisterPassable):
         Args:
             y: The panel's first output of the first row.
             y_stride: Elements from one row of y to the next.
-            memory: The rows, from `take_row`.
+            memory: The rows, from `take_rows`.
             tokens: How many.
             panel: Number of the panel.
             next: The panel, of any matrix, that is needed next.
@@ -83,9 +86,9 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
     comptime quantized = Self.dtype == DType.uint8
     comptime operand = DType.bfloat16 if Self.parts > 0 and Self.dtype == DType.bfloat16 else DType.float32
     """Type of x where w is not quantised."""
-    comptime blocks = takes_blocks[Self.isa]()
-    comptime plain = not Self.quantized and Self.operand == DType.float32 and not Self.blocks
-    comptime together = ROWS if Self.blocks and not Self.quantized else 1
+    comptime block = 0 if Self.quantized else block_rows[Self.isa, Self.operand]()
+    comptime plain = not Self.quantized and Self.operand == DType.float32 and Self.block == 0
+    comptime together = max(Self.block, 1)
     comptime tiled = has_tiles[Self.isa]() and Self.operand == DType.bfloat16
     comptime Tiled = TiledRows[Self.parts, tiled=True]
 
@@ -109,15 +112,17 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
             return ceildiv(self.columns, factor) * factor * PANEL
 
     @always_inline
-    def take_row(self, memory: WritePtr[DType.float32], tokens: Int, t: Int, x: ReadPtr[DType.float32]):
+    def take_rows(
+        self, memory: WritePtr[DType.float32], tokens: Int, t: Int, x: ReadPtr[DType.float32], x_stride: Int
+    ):
         comptime if Self.quantized:
             var scales = memory.unsafe_offset(tokens * self.columns // 4 + 2 * t * self.groups)
             var values = memory.unsafe_bitcast[Int8]().unsafe_offset(t * self.columns)
             quantize_row(values, scales, x, self.groups, self.columns // self.groups)
         elif Self.tiled:
             Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns).put(t, x)
-        elif Self.blocks:
-            Rows[DType.float32, blocks=True](memory, tokens, self.columns).put(t, x)
+        elif Self.block > 0:
+            Rows[DType.float32, Self.block](memory, tokens, self.columns).put(t, x, x_stride)
         else:
             store_row(memory.unsafe_bitcast[Scalar[Self.operand]]().unsafe_offset(t * self.columns), x, self.columns)
 
@@ -149,7 +154,7 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
                 var x = Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns)
                 tiled_panel(y, y_stride, x, rebind[ReadPtr[DType.bfloat16]](w), outputs, {next})
             else:
-                var x = Rows[Self.operand, Self.blocks](
+                var x = Rows[Self.operand, Self.block](
                     memory.unsafe_bitcast[Scalar[Self.operand]](), tokens, self.columns
                 )
                 linear_panel[Self.isa, Self.operand, Self.dtype](y, y_stride, x, w, outputs, {next})

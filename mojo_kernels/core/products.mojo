@@ -21,10 +21,6 @@ comptime Vector16 = SIMD[DType.float32, LANES]
 """One register with AVX-512, several elsewhere."""
 comptime WIDE = WIDTH == LANES
 comptime AVX2 = WIDTH == LANES // 2
-comptime ROWS = 6 if WIDE or AVX2 else 2
-"""Rows of a register tile."""
-comptime VECTORS = 4 if WIDE else (1 if AVX2 else 2)
-"""Vectors of a register tile: ROWS x VECTORS sums must fit the register file."""
 comptime ONE_PASS = 8 if WIDE else 2
 """Vectors of a register tile of one or two rows."""
 comptime SCORED = 4 if WIDE else 2
@@ -34,7 +30,23 @@ comptime UNROLLED = 2 if AVX2 else 1
 comptime FETCHING_ROWS = 2 if AVX2 else 0
 """Most rows of a register tile that asks memory for what is needed later: it waits for memory more than it computes."""
 comptime STRIP = 8
-"""Pairs of which first one half is multiplied and then the other: both at once would not fit the registers."""
+"""Pairs of which short vectors multiply first one half and then the other."""
+
+
+def tile_rows[operand: DType]() -> Int:
+    """Most rows of a register tile. Where each vector of the cache has to be unpacked, many rows share that."""
+    comptime if WIDE:
+        return 12 if operand == DType.float32 else 6
+    else:
+        return 6 if AVX2 else 2
+
+
+def tile_vectors[operand: DType]() -> Int:
+    """Vectors of a register tile of so many rows: the sums must fit the register file."""
+    comptime if WIDE:
+        return 24 // tile_rows[operand]()
+    else:
+        return 1 if AVX2 else 2
 
 
 def sum_type[dtype: DType]() -> DType:
@@ -107,7 +119,13 @@ def add_products[
         later_stride: Elements from a step's to the next one's.
     """
     comptime pair = pair_size[wtype]()
-    comptime if xtype == DType.float32:
+    comptime if xtype == DType.float32 and WIDE:
+        for k in range(steps):
+            comptime for half in range(pair):
+                comptime if half == 0 and rows <= FETCHING_ROWS:
+                    fetch(later, k * later_stride)
+                add_half[rows, vectors, half](acc, x, x_stride, w, w_stride, k)
+    elif xtype == DType.float32:
         for begin in range(0, steps, STRIP):
             var end = min(begin + STRIP, steps)
             comptime for half in range(pair):

@@ -4,7 +4,7 @@ Who builds a graph names one, by what the CPU says of itself. The compiler knows
 CPUs it compiles for, so what needs those is written as assembly.
 
     amx          tiles of bfloat16 pairs and of int8 quads, see `tiles.mojo`; beside them all that follows
-    avx512_bf16  pairs of bfloat16 (vdpbf16ps), and quads of int8
+    avx512_bf16  pairs of bfloat16 (vdpbf16ps), and quads of int8; on AMD's CPUs, for Intel's are faster with FMAs
     avx512_vnni  quads of int8 (vpdpbusd)
     avx2_vnni    float32, and quads of int8 (vpdpbusd), in vectors half as long
     avx512, avx2 float32; int8 by way of int16

@@ -1,7 +1,6 @@
 """Splits independent work over the threads of MAX's pool, when it is worth it."""
 
 from std.atomic import Atomic
-from std.math import ceildiv
 from std.runtime import parallelism_level
 from max.algorithm import sync_parallelize
 
@@ -30,27 +29,21 @@ def task_count(items: Int, work_per_item: Int) -> Int:
     return max(1, min(by_work, most))
 
 
-def parallel_ranges[
-    Work: def(Int, Int) -> None
-](items: Int, work_per_item: Int, work: Work, grain: Int = 1):
+def parallel_ranges[Work: def(Int, Int) -> None](items: Int, work_per_item: Int, work: Work):
     """Calls `work(begin, end)` so that the ranges cover `0..items` once.
 
     Args:
         items: Number of independent items.
         work_per_item: Rough number of operations of one item.
         work: Handles the items `begin` to `end`; called from several threads.
-        grain: Ranges begin at multiples of this many items.
     """
-    var grains = ceildiv(items, grain)
-    var tasks = task_count(grains, work_per_item * grain)
+    var tasks = task_count(items, work_per_item)
     if tasks == 1:
         work(0, items)
         return
 
     def task(i: Int) {imm}:
-        var begin = (grains * i // tasks) * grain
-        var end = min((grains * (i + 1) // tasks) * grain, items)
-        work(begin, end)
+        work(items * i // tasks, items * (i + 1) // tasks)
 
     sync_parallelize(task, tasks)
 

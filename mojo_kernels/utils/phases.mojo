@@ -50,20 +50,13 @@ struct PhaseQueue[phases: Int]:
     var counters: Array[Int64, (Self.phases + 1) * LINE]
     """Tickets handed out, and behind it, for each phase, tickets done, in all rounds."""
 
-    def __init__(
-        out self,
-        units: Array[Int, Self.phases],
-        threads: Int,
-        rounds: Int,
-        together: Array[Int, Self.phases] = Array[Int, Self.phases](fill=1),
-    ):
+    def __init__(out self, units: Array[Int, Self.phases], threads: Int, rounds: Int):
         """A queue from its start.
 
         Args:
             units: Independent units of work of each phase; none is fine.
             threads: Threads that will take tickets.
             rounds: How often all phases are gone through.
-            together: Tickets of a phase begin at multiples of this many units.
         """
         self.units = units.copy()
         self.rounds = rounds
@@ -71,8 +64,7 @@ struct PhaseQueue[phases: Int]:
         self.first = {fill = 0}
         self.counters = {fill = 0}
         for p in range(Self.phases):
-            var share = units[p] // (threads * TICKETS_PER_THREAD) if threads > 1 else units[p]
-            self.grain[p] = max(1, ceildiv(share, together[p])) * together[p]
+            self.grain[p] = max(1, units[p] // (threads * TICKETS_PER_THREAD) if threads > 1 else units[p])
             self.first[p + 1] = self.first[p] + ceildiv(units[p], self.grain[p])
 
     @always_inline

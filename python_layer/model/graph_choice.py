@@ -40,7 +40,7 @@ def model_graph(
         float8 = float8_kinds(precision.quantization, weight_specs(config), given)
         return ModelGraph(config, layout, DType.bfloat16, device.architecture, device=device.ref, float8=float8)
     dtype, kv_dtype = resolve_dtypes(config, precision.dtype, precision.kv_dtype)
-    isa = resolve_isa(precision.cpu_isa, config)
+    isa = resolve_isa(precision.cpu_isa, config, precision.compute_dtype)
     paired = resolve_compute_dtype(precision.compute_dtype, dtype, isa) == "bfloat16"
     formats = matrix_formats(precision.quantization, weight_specs(config), given)
     layout = KVCacheLayout.of(config, page_size, DType[kv_dtype])

@@ -60,12 +60,13 @@ def refuse_on_gpu(precision: Precision) -> None:
             raise ConfigError(f"{name} is {value!r}; on a GPU it is bfloat16, so supported are {', '.join(GPU_DTYPES)}")
 
 
-def resolve_isa(cpu_isa: str, config: Qwen3Config) -> str:
+def resolve_isa(cpu_isa: str, config: Qwen3Config, compute_dtype: str = "auto") -> str:
     """The instruction set of the linear layers.
 
     Args:
         cpu_isa: One of :data:`~python_layer.utils.cpu.ISAS`, or "auto": the fastest that this CPU and the model allow.
         config: The model.
+        compute_dtype: Where that is bfloat16, "auto" is the fastest that multiplies it, if any does.
 
     Raises:
         ConfigError: Another value, or one that this CPU or the model does not allow.
@@ -82,14 +83,17 @@ def resolve_isa(cpu_isa: str, config: Qwen3Config) -> str:
                 f"{', '.join(map(str, columns))}; take auto or {supported[1]}"
             )
         supported = [isa for isa in supported if isa != "amx"]
-    return supported[0] if cpu_isa == "auto" else cpu_isa
+    if cpu_isa != "auto":
+        return cpu_isa
+    able = [isa for isa in supported if compute_dtype != "bfloat16" or multiplies_bfloat16(isa)]
+    return (able or supported)[0]
 
 
 def resolve_compute_dtype(compute_dtype: str, dtype: str, isa: str) -> str:
     """The type of the numbers that are multiplied with matrices; sums are float32 always.
 
     Args:
-        compute_dtype: float32, bfloat16, or "auto": bfloat16 where matrices and CPU allow it, else float32.
+        compute_dtype: float32, bfloat16, or "auto": bfloat16 where matrices are and ``isa`` allows it, else float32.
         dtype: Type of the matrices.
         isa: Instruction set of the linear layers.
 

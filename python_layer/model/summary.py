@@ -43,7 +43,7 @@ def model_summary(settings: Settings) -> dict[str, str]:
         "KV cache": f"{layout.page_bytes / layout.page_size / 1024:,.1f} KiB a token as {kv_dtype}, "
         f"{_megabytes(layout.page_bytes * layout.pages_for(context))} for the whole context of {context:,} tokens",
         "CPU": cpu_description().get("model name", "unknown"),
-        "CPU path": resolve_isa(settings.cpu_isa, config),
+        "CPU path": resolve_isa(settings.cpu_isa, config, settings.compute_dtype),
         "threads": str(choose_threads(settings.threads)),
     }
 

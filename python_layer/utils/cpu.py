@@ -36,9 +36,9 @@ ISAS = {
 }
 """The instruction sets that linear layers are written for, the fastest first, and what each needs of the CPU.
 
-``mojo_kernels/utils/isa.mojo`` tells what each is used for.
+``mojo_kernels/utils/isa.mojo`` tells what each is used for. On Intel's CPUs ``avx512_bf16`` comes after ``avx512_vnni``:
+vdpbf16ps takes two cycles there for as many products as float32 FMAs make in one.
 """
-
 
 ARCH_PRCTL, REQUEST_STATE, TILES = 158, 0x1023, 18
 """Linux's system call, on x86-64, by which a process asks for the right to AMX's tiles."""
@@ -59,7 +59,11 @@ def may_use_tiles() -> bool:
 def supported_isas() -> list[str]:
     """Those of :data:`ISAS` that this process can use, the fastest first."""
     flags = cpu_flags()
-    return [name for name, needed in ISAS.items() if needed <= flags and (name != "amx" or may_use_tiles())]
+    names = [name for name, needed in ISAS.items() if needed <= flags and (name != "amx" or may_use_tiles())]
+    if "avx512_bf16" in names and cpu_description().get("vendor_id") == "GenuineIntel":
+        names.remove("avx512_bf16")
+        names.insert(names.index("avx512_vnni") + 1, "avx512_bf16")
+    return names
 
 
 def multiplies_bfloat16(isa: str) -> bool:

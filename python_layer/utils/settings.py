@@ -44,7 +44,7 @@ class Settings(BaseSettings):
         True, description="Keep the weights on disk as they lie in memory, so that the next start is fast."
     )
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="What is multiplied with bfloat16 matrices; auto is bfloat16 on CPUs with AVX512-BF16."
+        "auto", description="What is multiplied with bfloat16 matrices; auto is bfloat16 where the CPU gains by it."
     )
     cpu_isa: Literal["auto", "amx", "avx512_bf16", "avx512_vnni", "avx2_vnni", "avx512", "avx2", "neon", "portable"] = (
         Field("auto", description="Instruction set of the linear layers; auto is the fastest that the CPU has.")

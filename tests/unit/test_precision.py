@@ -21,6 +21,7 @@ def config() -> Qwen3Config:
 
 def test_amx_needs_the_cpu_and_the_operating_system(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "cpu_flags", lambda: AMX)
+    monkeypatch.setattr(cpu, "cpu_description", lambda: {"vendor_id": "AuthenticAMD"})
     for allowed in (True, False):
         monkeypatch.setattr(cpu, "may_use_tiles", lambda allowed=allowed: allowed)
         assert cpu.supported_isas() == ["amx"] * allowed + ["avx512_bf16", "avx512_vnni", "avx512", "portable"]
@@ -29,7 +30,21 @@ def test_amx_needs_the_cpu_and_the_operating_system(monkeypatch: pytest.MonkeyPa
     assert cpu.supported_isas()[0] == "avx512_bf16"
 
 
+def test_intel_multiplies_float32_faster_than_bfloat16_pairs(
+    monkeypatch: pytest.MonkeyPatch, config: Qwen3Config
+) -> None:
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: AMX)
+    monkeypatch.setattr(cpu, "may_use_tiles", lambda: False)
+    monkeypatch.setattr(cpu, "cpu_description", lambda: {"vendor_id": "GenuineIntel"})
+    assert cpu.supported_isas() == ["avx512_vnni", "avx512_bf16", "avx512", "portable"]
+    assert precision.resolve_isa("auto", config) == "avx512_vnni"
+    assert precision.resolve_isa("auto", config, "bfloat16") == "avx512_bf16"
+    monkeypatch.setattr(cpu, "may_use_tiles", lambda: True)
+    assert cpu.supported_isas()[:2] == ["amx", "avx512_vnni"]
+
+
 def test_vnni_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "cpu_description", lambda: {"vendor_id": "AuthenticAMD"})
     monkeypatch.setattr(cpu, "cpu_flags", lambda: {"avx2", "fma", "f16c", "avx_vnni"})
     assert cpu.supported_isas() == ["avx2_vnni", "avx2", "portable"]
     monkeypatch.setattr(cpu, "cpu_flags", lambda: {"avx2", "fma", "f16c", "avx_vnni"} | AMX)

@@ -2,11 +2,14 @@
 
 import os
 
-from python_layer.utils.cpu import supported_isas
+from python_layer.utils.cpu import multiplies_bfloat16, supported_isas
 
 BEST = next(isa for isa in supported_isas() if isa != "amx")
 """The one that is used unless another is asked for; AMX, whose tiles take columns of some numbers only, has tests of
 its own, in `test_amx.py`."""
+
+PAIRED = next((isa for isa in supported_isas() if multiplies_bfloat16(isa) and isa != "amx"), None)
+"""The one that multiplies bfloat16 pairs, if there is one."""
 
 
 def other_isas() -> list[str]:

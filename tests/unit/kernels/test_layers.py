@@ -13,9 +13,8 @@ from python_layer.model.cpu_layers import layers_op, scratch_type
 from python_layer.model.graph_ops import StepInputs
 from python_layer.model.linear import LinearLayers
 from python_layer.model.quantized import QuantFormat, quantize_rows
-from python_layer.utils.cpu import multiplies_bfloat16
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor, to_dtype
-from tests.unit.kernels.isas import BEST, other_isas
+from tests.unit.kernels.isas import BEST, PAIRED, other_isas
 from tests.unit.kernels.matrices import packed, packed_quantized
 
 # Sizes that fill no panel of a matrix, but of attention's heads.
@@ -56,12 +55,13 @@ class Case:
         return [*NORMS, *SHAPES, *(BIASES if self.biases else ())]
 
 
-PAIRS = multiplies_bfloat16(BEST)
 CASES = {
-    "bfloat16": Case(DType.bfloat16, DType.bfloat16, paired=PAIRS, biases=True),
+    "bfloat16": Case(DType.bfloat16, DType.bfloat16, biases=True, paired=BEST == PAIRED),
     "quantized": Case(FLOAT, FLOAT, formats=(("qkv", INT8), ("o", INT4), ("gate_up", INT4), ("down", INT8))),
 }
-if "avx2" in other_isas():  # whose rows of float32 lie in blocks
+if PAIRED and PAIRED != BEST:
+    CASES["pairs"] = Case(DType.bfloat16, DType.bfloat16, isa=PAIRED, paired=True)
+if "avx2" in other_isas():  # whose blocks of rows are of another size
     CASES["avx2"] = Case(DType.bfloat16, DType.bfloat16, isa="avx2")
 
 

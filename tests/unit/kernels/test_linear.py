@@ -8,15 +8,14 @@ from max.driver import Buffer
 from max.dtype import DType
 from max.graph import ops
 
-from python_layer.utils.cpu import multiplies_bfloat16
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor, to_dtype
-from tests.unit.kernels.isas import BEST, other_isas
+from tests.unit.kernels.isas import BEST, PAIRED, other_isas
 from tests.unit.kernels.matrices import packed
 
 CASES = [(BEST, FLOAT, DType.float32), (BEST, FLOAT, DType.bfloat16), (BEST, FLOAT, DType.float16)]
 """Instruction set, and types of x and of w."""
-if multiplies_bfloat16(BEST):
-    CASES.append((BEST, DType.bfloat16, DType.bfloat16))
+if PAIRED:
+    CASES.append((PAIRED, DType.bfloat16, DType.bfloat16))
 CASES += [(isa, FLOAT, DType.bfloat16) for isa in other_isas()]
 WEIGHT_TYPES = (DType.float32, DType.bfloat16, DType.float16)
 
@@ -90,6 +89,7 @@ def run(every_case: OpRunner, case: tuple[str, DType, DType]) -> Run:
 
 
 SHAPES = [(1, 1, 1), (1, 3, 5), (2, 4, 16), (3, 7, 17), (5, 64, 33), (6, 65, 100), (13, 131, 257), (64, 517, 173)]
+SHAPES.append((205, 70, 1031))  # so many that weights are unpacked in long stretches
 
 
 @pytest.mark.parametrize(("rows", "outputs", "inputs"), SHAPES)
