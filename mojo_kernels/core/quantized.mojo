@@ -217,8 +217,8 @@ def quantized_tile[
 
 
 def tile_rows[isa: StaticString]() -> Int:
-    """Rows of x in a register tile."""
-    return 4
+    """Most rows of x in a register tile."""
+    return 6 if registers[isa]() == 32 else 4
 
 
 def tile_vectors[isa: StaticString, rows: Int]() -> Int:
@@ -263,7 +263,7 @@ def quantized_panel[
     # The first rows bring the weights into the cache, the others find them there; AMX has asked for the next panel.
     var tile = m // tile_rows[isa]()
     while m < m_size:
-        comptime for rows in [4, 2, 1]:
+        comptime for rows in [6, 4, 2, 1]:
             comptime if rows <= tile_rows[isa]():
                 if m_size - m >= rows:
                     comptime vectors = tile_vectors[isa, rows]()
