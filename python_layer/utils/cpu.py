@@ -36,8 +36,8 @@ ISAS = {
 }
 """The instruction sets that linear layers are written for, the fastest first, and what each needs of the CPU.
 
-``mojo_kernels/utils/isa.mojo`` tells what each is used for. On Intel's CPUs ``avx512_bf16`` comes after ``avx512_vnni``:
-vdpbf16ps takes two cycles there for as many products as float32 FMAs make in one.
+``mojo_kernels/utils/isa.mojo`` tells what each is used for. On Intel's CPUs ``avx512_bf16`` comes after
+``avx512_vnni``: vdpbf16ps takes two cycles there for as many products as float32 FMAs make in one.
 """
 
 ARCH_PRCTL, REQUEST_STATE, TILES = 158, 0x1023, 18
