@@ -11,7 +11,7 @@ from python_layer.utils.errors import ConfigError
 BITS = {"int8": 8, "int4": 4}
 QUANTIZATIONS = ("auto", "none", *BITS)
 
-OWN_GROUPS = {8: (128, 64, 32), 4: (32,)}
+OWN_GROUPS = {8: (64, 32), 4: (32,)}
 """Columns that share a scale where the checkpoint does not say, by bits: the most that divide a row. Steps of 8 bits
 are so fine that larger groups cost little accuracy, and fewer scales take less time.
 """

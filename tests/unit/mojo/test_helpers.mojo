@@ -45,17 +45,16 @@ def test_small_work_stays_on_one_thread() raises:
 
 def test_ranges_cover_every_item_once() raises:
     for items in [0, 1, 2, 3, 5, 64, 1001]:
-        for grain in [1, 4, 7]:
-            var counts = List[Int](length=items + 1, fill=0)
-            var p = counts.unsafe_ptr()
+        var counts = List[Int](length=items + 1, fill=0)
+        var p = counts.unsafe_ptr()
 
-            def count(begin: Int, end: Int) {var p}:
-                for i in range(begin, end):
-                    p[unsafe_offset=i] += 1
+        def count(begin: Int, end: Int) {var p}:
+            for i in range(begin, end):
+                p[unsafe_offset=i] += 1
 
-            parallel_ranges(items, 1_000_000, count, grain=grain)
-            for i in range(items):
-                assert_equal(counts[i], 1)
+        parallel_ranges(items, 1_000_000, count)
+        for i in range(items):
+            assert_equal(counts[i], 1)
 
 
 def test_a_queue_hands_out_every_item_once() raises:
