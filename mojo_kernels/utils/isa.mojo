@@ -117,9 +117,10 @@ def add_quads[
     comptime Sums = SIMD[DType.int32, width]
     var quads = Sums(x)
     comptime if has_quads[isa]():
-        # AVX-VNNI's has the shorter of the two encodings.
+        # AVX-VNNI's has the shorter of the two encodings, which names only the first 16 registers.
         comptime text = StaticString("{vex} vpdpbusd $2, $1, $0" if width == 8 else "vpdpbusd $2, $1, $0")
-        var sums = inlined_assembly[text, Sums, constraints="=v,v,v,0", has_side_effect=False](
+        comptime operands = StaticString("=x,x,x,0" if width == 8 else "=v,v,v,0")
+        var sums = inlined_assembly[text, Sums, constraints=operands, has_side_effect=False](
             bitcast[DType.int32, width](w), quads, rebind[Sums](acc)
         )
         return rebind[type_of(acc)](sums)
