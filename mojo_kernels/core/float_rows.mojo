@@ -74,6 +74,7 @@ struct RowTile[dtype: DType, block: Int](TrivialRegisterPassable):
     def get[tile: Int](self, r: Int, k: Int) -> Scalar[Self.dtype]:
         """The number in row r and column k of a tile of so many rows."""
         comptime if Self.block > 0:
+            # A tile of so many rows is a whole block.
             return self.data[unsafe_offset = k * (tile if tile == Self.block else self.stride) + r]
         else:
             return self.data[unsafe_offset = r * self.stride + k]

@@ -217,8 +217,10 @@ def quantized_tile[
 
 
 def tile_rows[isa: StaticString]() -> Int:
-    """Most rows of x in a register tile."""
-    return 6 if registers[isa]() == 32 else 4
+    """Most rows of x in a register tile. Six leave registers for sums of integers alone: what groups add up to is in
+    memory, which groups of many columns make seldom.
+    """
+    return 6 if quad_lanes[isa]() == 16 else 4
 
 
 def tile_vectors[isa: StaticString, rows: Int]() -> Int:
