@@ -24,7 +24,7 @@ comptime AVX2 = WIDTH == LANES // 2
 comptime ONE_PASS = 8 if WIDE else 2
 """Vectors of a register tile of one or two rows."""
 comptime SCORED = 4 if WIDE else 2
-"""Panels whose scores a tile of one or two rows computes; a larger one takes VECTORS at a time of them."""
+"""Panels whose scores a tile of one or two rows computes; a larger one takes `tile_vectors` at a time."""
 comptime UNROLLED = 2 if AVX2 else 1
 """Steps between two looks at a loop's counter."""
 comptime FETCHING_ROWS = 2 if AVX2 else 0
