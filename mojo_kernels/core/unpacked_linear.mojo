@@ -70,7 +70,6 @@ def blocks_against_unpacked[
     comptime width = vectors * lanes[isa]()
     comptime tiles = PANEL // width
     var rows = x.rows // block * block
-    var panel_bytes = x.columns * PANEL * size_of[wtype]()
     var room = Array[Float32, LONG * PANEL](uninitialized=True)
     var weights = untracked(room.unsafe_ptr().unsafe_mut_cast[True]())
     var stretch = SHORT if rows <= SHORT_ROWS else LONG
