@@ -66,6 +66,7 @@ def _bench_engine(settings: Settings, load: "Load", progress: Callable[[], None]
     from python_layer.tokenizer import ChatTemplate
 
     model = load_model(settings)
+    model.settle_weights()
     template = ChatTemplate.from_pretrained(model.folder)
 
     def encode(question: str) -> list[int]:

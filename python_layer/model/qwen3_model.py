@@ -1,5 +1,6 @@
 """A Qwen3 model that is compiled, has its weights, and runs."""
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,9 @@ from python_layer.tokenizer.gguf_tokenizer import gguf_has_tokenizer
 from python_layer.tokenizer.tokenizer_files import has_tokenizer
 from python_layer.utils.errors import ConfigError
 from python_layer.utils.timers import coarse_timers
+
+SETTLE_AFTER_S = 1.0
+"""Seconds after the start when weights begin to be copied: a first answer is faster without that beside it."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,10 @@ class Qwen3Model:
         """Bytes of the weights in the device's memory."""
         if self.device.is_gpu:
             del self._weights  # the GPU has its own
+        else:
+            settling = threading.Timer(SETTLE_AFTER_S, self.settle_weights)
+            settling.daemon = True
+            settling.start()
         self.load_times = LoadTimes(
             load_s=loaded_at - compiled_at,
             compile_s=compiled_at - started,
@@ -165,6 +173,14 @@ class Qwen3Model:
         """A model from a checkpoint folder, GGUF file or hub id; ``options`` are those of the constructor."""
         loader = WeightLoader(path_or_hub_id)
         return cls(Qwen3Config.from_pretrained(loader.path), loader, **options)  # type: ignore[arg-type]
+
+    def settle_weights(self) -> None:
+        """Waits until weights that were mapped from a file are in memory of the process's own, where it is a CPU's.
+
+        That begins by itself soon after the start. Steps may run meanwhile, more slowly.
+        """
+        if not self.device.is_gpu:
+            self._weights.settle()
 
     @property
     def name(self) -> str:

@@ -1,26 +1,23 @@
-"""Packed weights on disk, so that the next start copies them instead of converting, rounding and packing them again."""
+"""Packed weights on disk, so that the next start maps them instead of converting, rounding and packing them again."""
 
+import contextlib
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from python_layer.utils.cores import choose_threads
+from python_layer.utils.file_pages import FilePages
 
 LOG = logging.getLogger(__name__)
 
 HEADER = 4096
 """Bytes before the weights: what they were made from, as JSON."""
-CHUNK = 1 << 26
-"""Bytes read by one task."""
 FREE_AFTER = 1 << 30
 """Bytes that must be left free on the disk."""
 
@@ -47,30 +44,30 @@ class WeightCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def read(self, slot: str, made_from: str, block: Block, progress: Callable[[int], None]) -> bool:
+    def read(self, slot: str, made_from: str, block: Block, progress: Callable[[int], None]) -> FilePages | None:
         """Fills ``block`` with what was kept under ``slot``, if it was made from the same.
 
         Args:
             slot: Names the checkpoint and the format.
             made_from: From :func:`fingerprint`.
-            block: The weights.
+            block: The weights; from :func:`~python_layer.utils.host_memory.anonymous_buffer`.
             progress: Told the bytes that were read, one call after the other.
 
         Returns:
-            Whether it was; otherwise the block may be filled in part.
+            What the block consists of; None where nothing fits, and the block then may be filled in part.
         """
-        try:
-            with self._file(slot).open("rb") as file:
+        with contextlib.ExitStack() as unless_kept:
+            try:
+                file = unless_kept.enter_context(self._file(slot).open("rb"))
                 header = json.loads(file.read(HEADER))
                 if header != {"made_from": made_from, "bytes": block.nbytes}:
-                    return False
-                with ThreadPoolExecutor(min(8, choose_threads(0))) as pool:
-                    tasks = pool.map(lambda start: _read(file.fileno(), start, block), range(0, block.nbytes, CHUNK))
-                    for count in tasks:
-                        progress(count)
-        except (OSError, ValueError, EOFError):
-            return False  # not there, or damaged
-        return True
+                    return None
+                pages = FilePages(file, HEADER, block)
+                pages.fetch(progress)
+            except (OSError, ValueError, EOFError):
+                return None  # not there, or damaged
+            unless_kept.pop_all()
+            return pages
 
     def write(self, slot: str, made_from: str, block: Block) -> None:
         """Keeps a block under ``slot``; where the disk is full or can't be written, says so and goes on."""
@@ -92,15 +89,3 @@ class WeightCache:
 
     def _file(self, slot: str) -> Path:
         return self._folder / f"{slot}.bin"
-
-
-def _read(descriptor: int, start: int, block: Block) -> int:
-    """Fills the chunk of the block that begins at ``start``; the bytes read."""
-    part = block[start : start + CHUNK].data
-    done = 0
-    while done < part.nbytes:
-        count = os.preadv(descriptor, [part[done:]], HEADER + start + done)
-        if count == 0:
-            raise EOFError
-        done += count
-    return done

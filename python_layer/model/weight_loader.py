@@ -23,6 +23,7 @@ from python_layer.model.weight_cache import WeightCache, fingerprint
 from python_layer.model.weight_spec import Float8Part, WeightSpec
 from python_layer.utils.cores import choose_threads
 from python_layer.utils.errors import ConfigError, WeightError
+from python_layer.utils.file_pages import FilePages
 from python_layer.utils.host_memory import anonymous_buffer
 
 ALIGNMENT = 64
@@ -45,13 +46,21 @@ class LoadedWeights(Mapping[str, NDArray[np.generic]]):
         arrays: The weights, views of one block.
         dtypes: Their types by name.
         nbytes: Bytes of the block in use.
+        pages: What the block consists of, where it came from a file as it is.
 
     The block is freed when the last view of any of its weights is gone.
     """
 
-    def __init__(self, arrays: dict[str, NDArray[np.generic]], dtypes: dict[str, str], nbytes: int) -> None:
+    def __init__(
+        self,
+        arrays: dict[str, NDArray[np.generic]],
+        dtypes: dict[str, str],
+        nbytes: int,
+        pages: FilePages | None = None,
+    ) -> None:
         self._arrays = arrays
         self._dtypes = dtypes
+        self._pages = pages
         self.nbytes = nbytes
 
     def __getitem__(self, name: str) -> NDArray[np.generic]:
@@ -69,6 +78,11 @@ class LoadedWeights(Mapping[str, NDArray[np.generic]]):
     def dtype_of(self, name: str) -> str:
         """float32, bfloat16, float16, or uint8 of quantized ones."""
         return self._dtypes[name]
+
+    def settle(self) -> None:
+        """Moves what is still pages of a file to memory of the process's own, while others may read it."""
+        if self._pages:
+            self._pages.settle()
 
 
 class WeightLoader:
@@ -136,13 +150,14 @@ class WeightLoader:
         }
         slot = hashlib.sha256(repr((str(self.path.resolve()), dtype, specs)).encode()).hexdigest()[:32]
         made_from = fingerprint(self.path) if self._cache else ""
-        if not self._cache or not self._cache.read(slot, made_from, block, self._counter(block.nbytes)):
+        kept = self._cache.read(slot, made_from, block, self._counter(block.nbytes)) if self._cache else None
+        if kept is None:
             pieces = [p for spec in specs for p in _pieces(spec, checkpoint, arrays[spec.name], dtypes[spec.name])]
             place = {name: number for number, name in enumerate(checkpoint.tensors)}
             self._fill(sorted(pieces, key=lambda piece: place[piece.name]))  # files are read from their beginning on
             if self._cache:
                 self._cache.write(slot, made_from, block)
-        return LoadedWeights(arrays, dtypes, offsets[-1])
+        return LoadedWeights(arrays, dtypes, offsets[-1], kept)
 
     @cached_property
     def _checkpoint(self) -> Checkpoint:

@@ -111,6 +111,7 @@ def main() -> None:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more")
     limits = measure_limits()
     model = load_model(load_settings({name: getattr(options, name) for name in ("model", "dtype", "quantization")}))
+    model.settle_weights()
     needed, context = options.prompt_tokens + options.new_tokens, model.config.max_position_embeddings
     if needed > context:
         parser.error(f"{needed} tokens exceed the model's context of {context}")

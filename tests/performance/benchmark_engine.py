@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     model = load_model(load_settings({"model": options.model}))
+    model.settle_weights()
     engine = build_engine(model, load_settings({}))
     rng, vocab = np.random.default_rng(0), model.config.vocab_size
 

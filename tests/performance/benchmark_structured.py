@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     model = load_model(load_settings({"model": options.model}))
+    model.settle_weights()
     if model.tokenizer is None:
         parser.error("the model needs a tokenizer")
     config = model.config

@@ -141,6 +141,7 @@ def summary(records: list[Record], options: argparse.Namespace) -> dict[str, flo
 def fit(folder: str) -> Cost:
     """Runs steps of many shapes and finds the four numbers by least squares, none of them negative."""
     model = load_model(load_settings({"model": folder}))
+    model.settle_weights()
     pages = model.layout.pages_for(2048)
     cache = model.layout.allocate(16 * pages)
     rng = np.random.default_rng(0)

@@ -17,6 +17,7 @@ class Mili:
     def __init__(self, settings: Settings) -> None:
         model = load_model(settings)
         self.weight_bytes = model.weight_bytes
+        self._model = model
         self._engine = build_engine(model, settings)
         self._runs = EngineRuns(self._engine)
 
@@ -26,6 +27,9 @@ class Mili:
     def decode(self, prompts: list[list[int]], tokens: int) -> float:
         arrivals = self._runs.generate(prompts, 1 + tokens)
         return arrivals.ended - arrivals.first
+
+    def settle(self) -> None:
+        self._model.settle_weights()
 
     def close(self) -> None:
         self._engine.shutdown()

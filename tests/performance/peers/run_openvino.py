@@ -24,6 +24,9 @@ class OpenVino:
         first = self._generate(prompts, 1)
         return self._generate(prompts, 1 + tokens) - first
 
+    def settle(self) -> None:
+        pass
+
     def _generate(self, prompts: list[list[int]], tokens: int) -> float:
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens = config.min_new_tokens = tokens

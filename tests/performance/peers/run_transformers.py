@@ -21,6 +21,9 @@ class Transformers:
         first = self._generate(prompts, 1)
         return self._generate(prompts, 1 + tokens) - first
 
+    def settle(self) -> None:
+        pass
+
     def _generate(self, prompts: list[list[int]], tokens: int) -> float:
         ids = torch.tensor(prompts)
         started = time.perf_counter()

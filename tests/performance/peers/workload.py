@@ -33,6 +33,10 @@ class System(Protocol):
         """Seconds for so many tokens of each prompt, all prompts at once, after each one's first token; greedy."""
         ...
 
+    def settle(self) -> None:
+        """Waits for what a start leaves to be done beside the first requests, if anything."""
+        ...
+
 
 def options() -> argparse.Namespace:
     """The command line of a system's program: model, threads, when it was started (seconds since 1970), variant."""
@@ -56,6 +60,7 @@ def measure(system: System, given: argparse.Namespace) -> None:
     if given.only_start:
         print(json.dumps(figures), flush=True)
         return
+    system.settle()
     system.decode(random_prompts(2, PROMPT), 4)  # warm up
     system.first_token(random_prompts(1, PREFILLS[1])[0])
     for length in PREFILLS:
