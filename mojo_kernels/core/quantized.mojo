@@ -82,26 +82,6 @@ def asks_by_group[isa: StaticString]() -> Bool:
 
 
 @always_inline
-def add_steps[
-    isa: StaticString, rows: Int, vectors: Int, bits: Int
-](
-    mut acc: Array[QuadSums[isa, bits], rows * vectors],
-    values: ReadPtr[DType.uint8],
-    x: ReadPtr[DType.int8],
-    x_columns: Int,
-    steps: Int,
-    next: NextWeights,
-):
-    """Adds the products of some steps of a group; its arguments are those of `group_dots`."""
-    for step in range(steps):
-        comptime if rows > 1 and not asks_by_group[isa]():
-            next.fetch(step)
-        add_step[isa, rows, vectors, bits](
-            acc, values.unsafe_offset(step * QUADS), x.unsafe_offset(step * (STRETCH // bits)), x_columns
-        )
-
-
-@always_inline
 def group_dots[
     isa: StaticString, rows: Int, vectors: Int, bits: Int
 ](
@@ -125,18 +105,11 @@ def group_dots[
     Returns:
         [rows, vectors].
     """
-    comptime Sums = QuadSums[isa, bits]
-    comptime Dots = SIMD[DType.int32, quad_lanes[isa]()]
-    comptime if quad_sum_type[isa, bits]() == DType.int32:
-        var acc = Array[Sums, rows * vectors](fill=Sums(0))
-        add_steps[isa, rows, vectors, bits](acc, values, x, x_columns, steps, next)
-        return rebind[Array[Dots, rows * vectors]](acc).copy()
-    else:
-        var dots = Array[Dots, rows * vectors](fill=Dots(0))
-        for step in range(0, steps, bits):
-            var acc = Array[Sums, rows * vectors](fill=Sums(0))
-            add_steps[isa, rows, vectors, bits](
-                acc,
+    comptime in_one = quad_sum_type[isa, bits]() == DType.int32
+    var dots = stretch_dots[isa, rows, vectors, bits](values, x, x_columns, steps if in_one else bits, next)
+    comptime if not in_one:
+        for step in range(bits, steps, bits):
+            var more = stretch_dots[isa, rows, vectors, bits](
                 values.unsafe_offset(step * QUADS),
                 x.unsafe_offset(step * (STRETCH // bits)),
                 x_columns,
@@ -144,8 +117,30 @@ def group_dots[
                 next.later(step),
             )
             comptime for i in range(rows * vectors):
-                dots[i] += widen_sums[isa, bits](acc[i])
-        return dots^
+                dots[i] += more[i]
+    return dots^
+
+
+@always_inline
+def stretch_dots[
+    isa: StaticString, rows: Int, vectors: Int, bits: Int
+](
+    values: ReadPtr[DType.uint8], x: ReadPtr[DType.int8], x_columns: Int, steps: Int, next: NextWeights
+) -> Array[SIMD[DType.int32, quad_lanes[isa]()], rows * vectors]:
+    """The sums of as many of a group's steps as one `QuadSums` holds; see `group_dots`."""
+    comptime Sums = QuadSums[isa, bits]
+    comptime Dots = SIMD[DType.int32, quad_lanes[isa]()]
+    var sums = Array[Sums, rows * vectors](fill=Sums(0))
+    for step in range(steps):
+        comptime if rows > 1 and not asks_by_group[isa]():
+            next.fetch(step)
+        add_step[isa, rows, vectors, bits](
+            sums, values.unsafe_offset(step * QUADS), x.unsafe_offset(step * (STRETCH // bits)), x_columns
+        )
+    var dots = Array[Dots, rows * vectors](fill=Dots(0))
+    comptime for i in range(rows * vectors):
+        dots[i] = widen_sums[isa, bits](sums[i])
+    return dots^
 
 
 @always_inline
