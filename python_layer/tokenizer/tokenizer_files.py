@@ -132,14 +132,15 @@ def _split_pattern(pre_tokenizer: Any) -> str | None:
 
 
 def _vocab(raw: Any, file: Path) -> dict[str, int]:
-    if not isinstance(raw, dict) or not raw or any(type(i) is not int or i < 0 for i in raw.values()):
+    if not isinstance(raw, dict) or set(map(type, raw.values())) != {int} or min(raw.values()) < 0:
         raise TokenizerError(f"{file} has no vocabulary of token -> id")
     return raw
 
 
 def _merges(raw: Any, file: Path) -> list[tuple[str, str]]:
-    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in raw] if isinstance(raw, list) else None
-    if pairs is None or any(not isinstance(pair, list) or len(pair) != 2 for pair in pairs):
+    given: list[Any] = raw if isinstance(raw, list) else [None]
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in given]
+    if set(map(type, pairs)) - {list} or set(map(len, pairs)) - {2}:
         raise TokenizerError(f"{file} has merges that are not pairs of tokens")
     return list(map(tuple, pairs))
 
