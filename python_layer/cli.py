@@ -218,7 +218,7 @@ def info(
     page_size: PageSize = None,
     threads: Threads = None,
 ) -> None:
-    """Show a model's configuration, its parameters, the memory it needs and the CPU path it would run on."""
+    """Show a model's configuration, parameters and matrices, the memory it needs and the CPU path it would run on."""
     from python_layer.model.summary import model_summary
 
     flags = {"model": model, "dtype": dtype, "kv_dtype": kv_dtype, "quantization": quantization, "threads": threads}

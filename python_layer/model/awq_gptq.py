@@ -46,6 +46,11 @@ class AwqTensor(GroupedTensor):
         """Four bits with offsets."""
         return QuantFormat(4, self._group, True)
 
+    @property
+    def stored_as(self) -> str:
+        """See :class:`~python_layer.model.tensor_source.TensorSource`."""
+        return f"AWQ of 4 bits in groups of {self._group}"
+
     def decode(self, start: int, stop: int) -> Groups:
         """See :class:`~python_layer.model.tensor_source.GroupedTensor`."""
         words = slice(start // 8, -(-stop // 8))
@@ -85,6 +90,12 @@ class GptqTensor(GroupedTensor):
             return None
         symmetric = bool((self._zeros(0, self.shape[0]) == 1 << (self._bits - 1)).all())
         return QuantFormat(self._bits, self._group, not symmetric)
+
+    @property
+    def stored_as(self) -> str:
+        """See :class:`~python_layer.model.tensor_source.TensorSource`."""
+        scattered = " of scattered columns (desc_act)" if self.format is None else ""
+        return f"GPTQ of {self._bits} bits in groups of {self._group}{scattered}"
 
     def decode(self, start: int, stop: int) -> Groups:
         """See :class:`~python_layer.model.tensor_source.GroupedTensor`."""

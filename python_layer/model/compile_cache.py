@@ -25,7 +25,7 @@ from max.engine import CompiledModel, InferenceSession, read
 from max.graph import Graph
 
 from python_layer.model.device import CPU_DEVICE, ComputeDevice
-from python_layer.model.kernels import kernel_package, source_hash
+from python_layer.model.kernels import assembly_error, kernel_package, source_hash
 from python_layer.utils.cpu import cpu_fingerprint
 from python_layer.utils.errors import CompileError
 
@@ -146,8 +146,12 @@ def compile_apart(
         capture_output=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
     )
+    said = result.stderr.decode(errors="replace").strip()
+    unassembled = assembly_error(said, getattr(request, "isa", ""))
+    if unassembled:
+        raise unassembled
     if result.returncode != 0:
-        raise CompileError(f"the model's graph does not compile:\n{result.stderr.decode(errors='replace').strip()}")
+        raise CompileError(f"the model's graph does not compile:\n{said}")
 
 
 def _main() -> None:

@@ -62,6 +62,11 @@ class Fp8Tensor(ComputedTensor):
         """How it is scaled."""
         return Fp8Format(self._block)
 
+    @property
+    def stored_as(self) -> str:
+        """See :class:`~python_layer.model.tensor_source.TensorSource`."""
+        return f"FP8 in blocks of {self._block[0]} x {self._block[1]}"
+
     def bits(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Rows as they are in the file.
 

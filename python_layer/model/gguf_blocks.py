@@ -33,6 +33,11 @@ class GgufTensor(GroupedTensor):
         """By the block type."""
         return FORMATS[self._entry.type.name]
 
+    @property
+    def stored_as(self) -> str:
+        """The block type."""
+        return self._entry.type.name
+
     def rows(self, start: int, stop: int) -> NDArray[np.generic]:
         """See :class:`~python_layer.model.tensor_source.TensorSource`."""
         if self._entry.type.name != "Q6_K":

@@ -12,10 +12,16 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from python_layer.utils.cpu import cpu_description, supported_isas
 from python_layer.utils.errors import CompileError
 
 KERNEL_SOURCES = Path(__file__).resolve().parents[2] / "mojo_kernels"
 """The Mojo package with every op."""
+
+UNASSEMBLED = ("<inline asm>", "non-empty image")
+"""What the compiler says of instructions that it can't assemble, before it writes a graph without code all the same;
+and what MAX says of such a graph, which its own cache gives out again without a word.
+"""
 
 
 def default_cache_dir() -> Path:
@@ -23,7 +29,7 @@ def default_cache_dir() -> Path:
     chosen = os.environ.get("MILI_CACHE_DIR")
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mili"
+    return _user_cache_dir() / "mili"
 
 
 def source_hash(sources: Path = KERNEL_SOURCES) -> str:
@@ -81,6 +87,28 @@ def kernel_package(cache_dir: Path | None = None) -> Path:
             f"can't write compiled kernels to {folder}: {error.strerror}; set MILI_CACHE_DIR to a writable folder"
         ) from None
     return package
+
+
+def assembly_error(said: str, isa: str) -> CompileError | None:
+    """What to tell a user whose kernels could not be assembled; None if that is not what happened.
+
+    Args:
+        said: The words of MAX or of its compiler.
+        isa: What the kernels were for, such as avx2; empty where that is not known.
+    """
+    if not any(words in said for words in UNASSEMBLED):
+        return None
+    cpu = cpu_description().get("model name", "this CPU")
+    others = ", ".join(name for name in supported_isas() if name != isa)
+    return CompileError(
+        f"the kernels{isa and f' for {isa}'} could not be assembled on {cpu}; try another instruction set with "
+        f"--cpu-isa ({others}), or delete what is kept: {default_cache_dir()} and MAX's own cache, "
+        f"{_user_cache_dir() / 'modular'}. MAX said:\n{said}"
+    )
+
+
+def _user_cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from python_layer.model.sample_graph import SampleGraph
 from python_layer.model.weight_cache import WeightCache
 from python_layer.model.weight_loader import Progress, WeightLoader
 from python_layer.utils.settings import Settings
+from python_layer.utils.shipped import shipped
 
-DEFAULT_MODEL = Path(__file__).resolve().parents[2] / "models" / "mili-tiny"
+DEFAULT_MODEL = shipped("models/mili-tiny")
 
 
 def model_path(settings: Settings) -> str | Path:

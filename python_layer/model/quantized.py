@@ -34,6 +34,9 @@ class QuantFormat:
     group: int
     offsets: bool
 
+    def __str__(self) -> str:
+        return f"int{self.bits} in groups of {self.group}{' with offsets' if self.offsets else ''}"
+
 
 @dataclass(frozen=True)
 class QuantizedRows:

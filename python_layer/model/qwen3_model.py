@@ -22,7 +22,7 @@ from python_layer.model.device import resolve_device
 from python_layer.model.drawn_tokens import TokenGatherer
 from python_layer.model.generation import GeneratedToken, Generation, Generator
 from python_layer.model.graph_choice import model_graph
-from python_layer.model.kernels import default_cache_dir
+from python_layer.model.kernels import assembly_error, default_cache_dir
 from python_layer.model.pages import make_pages
 from python_layer.model.precision import Precision
 from python_layer.model.quantization import describe, float8_specs, quantized_specs
@@ -150,9 +150,11 @@ class Qwen3Model:
             with coarse_timers():  # the runtime's log thread, which the first step starts, polls every 100 µs
                 self.step(RaggedBatch.of([RequestRows([0], start=0, pages=[0])]), self.allocate_cache(1))
         except (RuntimeError, ValueError) as error:
-            if not self.device.is_gpu:
+            gpu, doing = self.device.is_gpu, "load the weights and run a first step"
+            told = self.device.failure(error, doing) if gpu else assembly_error(str(error), self.isa)
+            if told is None:
                 raise
-            raise self.device.failure(error, "load the weights and run a first step") from error
+            raise told from error
         self.weight_bytes = self._weights.nbytes
         """Bytes of the weights in the device's memory."""
         if self.device.is_gpu:

@@ -115,7 +115,7 @@ class PlainTensor:
     def __init__(self, path: Path, mapped: MappedFile, entry: TensorEntry) -> None:
         self.path = path
         self.shape = entry.shape
-        self.dtype = entry.dtype
+        self.dtype = self.stored_as = entry.dtype
         self.nbytes = entry.end - entry.begin
         self._map = mapped
         self._begin = entry.begin

@@ -1,6 +1,7 @@
 """What a model is and needs, from its configuration and its files' headers: no weight is read."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from max.dtype import DType
@@ -10,8 +11,9 @@ from python_layer.model.hub import resolve_model
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import model_path
 from python_layer.model.precision import resolve_dtypes, resolve_isa
-from python_layer.model.quantization import describe, matrix_formats, quantized_specs
+from python_layer.model.quantization import Formats, describe, kind_of, matrix_formats, quantized_specs
 from python_layer.model.weight_loader import WeightLoader
+from python_layer.model.weight_spec import WeightSpec
 from python_layer.model.weights import weight_specs
 from python_layer.utils.cores import choose_threads
 from python_layer.utils.cpu import cpu_description
@@ -19,7 +21,7 @@ from python_layer.utils.settings import Settings
 
 
 def model_summary(settings: Settings) -> dict[str, str]:
-    """Names and values to show: configuration, parameters, memory, CPU path.
+    """Names and values to show: configuration, parameters, matrices, memory, CPU path.
 
     Raises:
         ConfigError: The configuration is missing, wrong or not supported.
@@ -29,7 +31,8 @@ def model_summary(settings: Settings) -> dict[str, str]:
     dtype, kv_dtype = resolve_dtypes(config, settings.dtype, settings.kv_dtype)
     layout = KVCacheLayout.of(config, settings.page_size, DType[kv_dtype])
     specs = weight_specs(config)
-    formats = matrix_formats(settings.quantization, specs, WeightLoader(folder).formats())
+    loader = WeightLoader(folder)
+    formats = matrix_formats(settings.quantization, specs, loader.formats())
     weights = sum(
         math.prod(spec.shape_in_memory(dtype)) * DType[spec.dtype_in_memory(dtype)].size_in_bytes
         for spec in quantized_specs(specs, formats)
@@ -39,6 +42,7 @@ def model_summary(settings: Settings) -> dict[str, str]:
         "model": str(folder),
         **{f"config.{field.name}": str(getattr(config, field.name)) for field in fields(config)},
         "parameters": f"{config.num_parameters:,}",
+        **_matrices(specs, loader.stored(), formats, dtype),
         "weights": f"{_megabytes(weights)} as {describe(formats, dtype)}",
         "KV cache": f"{layout.page_bytes / layout.page_size / 1024:,.1f} KiB a token as {kv_dtype}, "
         f"{_megabytes(layout.page_bytes * layout.pages_for(context))} for the whole context of {context:,} tokens",
@@ -46,6 +50,17 @@ def model_summary(settings: Settings) -> dict[str, str]:
         "CPU path": resolve_isa(settings.cpu_isa, config, settings.compute_dtype),
         "threads": str(choose_threads(settings.threads)),
     }
+
+
+def _matrices(specs: Sequence[WeightSpec], stored: Mapping[str, str], formats: Formats, dtype: str) -> dict[str, str]:
+    """Of each kind of matrix, how the files hold it and what it is in a CPU's memory."""
+    rows = {}
+    for spec in specs:
+        if len(spec.shape) == 2:
+            kind = kind_of(spec.name)
+            found = sorted({stored.get(source, "nothing that can be read") for source, _ in spec.sources})
+            rows[f"matrices.{kind}"] = f"{' and '.join(found)} in the file, {formats.get(kind, dtype)} in memory"
+    return rows
 
 
 def _megabytes(size: int) -> str:

@@ -34,6 +34,10 @@ class TensorSource(Protocol):
         """Type of what :meth:`rows` gives; other than float32, bfloat16 and float16 it can't be loaded."""
 
     @property
+    def stored_as(self) -> str:
+        """How the file holds it, in words."""
+
+    @property
     def is_plain(self) -> bool:
         """Whether :meth:`rows` are the file's own bytes, which takes no memory."""
 

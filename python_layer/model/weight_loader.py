@@ -112,6 +112,10 @@ class WeightLoader:
         tensors = open_checkpoint(self.path).tensors
         return {name: t.float8 if isinstance(t, Fp8Tensor) else t.format for name, t in tensors.items()}
 
+    def stored(self) -> dict[str, str]:
+        """How the files hold the checkpoint's tensors, in words, of those that can be read."""
+        return {name: tensor.stored_as for name, tensor in open_checkpoint(self.path).tensors.items()}
+
     def check(self, specs: Sequence[WeightSpec], *, unused: Collection[str] = ()) -> None:
         """Looks for what :meth:`load` would refuse in the files' headers, without reading a weight.
 

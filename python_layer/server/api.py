@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import to_thread
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
@@ -33,6 +33,7 @@ from python_layer.server.json_route import JsonRoute
 from python_layer.server.metrics import CONTENT_TYPE, Metrics
 from python_layer.server.observability import Observed
 from python_layer.server.plain import PlainResponse
+from python_layer.server.prompts import check_number
 from python_layer.server.rate_limits import Caller
 from python_layer.server.responses import Response as Answers
 from python_layer.server.schemas import (
@@ -173,7 +174,10 @@ def _add_metrics_route(app: FastAPI, metrics: Metrics) -> None:
 
 
 def _add_model_routes(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/completions")
+    async def few_prompts(request: Request) -> None:
+        check_number(await request.json(), service.max_waiting)
+
+    @app.post("/v1/completions", dependencies=[Depends(few_prompts)])
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue a prompt or several."""
         return await _respond(

@@ -207,11 +207,6 @@ class Handlers:
             frequency_penalty=body.frequency_penalty,
             logit_bias=_bias(body.logit_bias),
         )
-        if len(prompts) > self._settings.max_waiting:
-            raise InvalidRequestError(
-                f"{len(prompts)} prompts are more than the {self._settings.max_waiting} that may wait; send fewer",
-                "prompt",
-            )
         made = []
         for ids in prompts:
             params = GenerationParams(

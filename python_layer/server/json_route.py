@@ -1,5 +1,6 @@
 """Routes whose bodies are JSON, and nothing that merely looks like it."""
 
+import gc
 import json
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -18,23 +19,15 @@ class JsonRequest(Request):
     """A request whose body is read strictly: no NaN or Infinity, no lone surrogates, no depth beyond the parser's."""
 
     async def json(self) -> Any:
-        """The body.
+        """The body, which is parsed once.
 
         Raises:
             JSONDecodeError: It is no JSON.
             HTTPException: It has an object with too many keys.
         """
-        body = await self.body()
-        try:
-            value = from_json(body, allow_inf_nan=False)
-        except ValueError as error:
-            message = str(error)
-            if "hex escape" in message:
-                message += r" (\uD800 to \uDFFF are surrogates, which come in pairs)"
-            raise json.JSONDecodeError(message, "", 0) from None
-        if body.count(b":") > MOST_KEYS:
-            _check_keys(value)
-        return value
+        if not hasattr(self, "_json"):
+            self._json = _parsed(await self.body())
+        return self._json
 
 
 class JsonRoute(APIRoute):
@@ -57,6 +50,22 @@ class JsonRoute(APIRoute):
             return await handler(JsonRequest(request.scope, request.receive))
 
         return handle
+
+
+def _parsed(body: bytes) -> Any:
+    gc.disable()  # it would go through the lists that are there again and again while millions come
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        message = str(error)
+        if "hex escape" in message:
+            message += r" (\uD800 to \uDFFF are surrogates, which come in pairs)"
+        raise json.JSONDecodeError(message, "", 0) from None
+    finally:
+        gc.enable()
+    if body.count(b":") > MOST_KEYS:
+        _check_keys(value)
+    return value
 
 
 def _check_keys(value: Any) -> None:

@@ -85,6 +85,22 @@ class Prompts:
         return ChatTemplate.from_pretrained(self._model.folder)
 
 
+def check_number(body: Any, most: int) -> None:
+    """Refuses too many prompts before time is spent on each: checking types, tokenizing.
+
+    Args:
+        body: What was sent to /v1/completions; nothing about it is known yet.
+        most: Prompts that may wait.
+
+    Raises:
+        InvalidRequestError: There are more.
+    """
+    prompt = body.get("prompt") if isinstance(body, dict) else None
+    # A list of numbers is one prompt.
+    if isinstance(prompt, list) and len(prompt) > most and isinstance(prompt[0], (str, list)):
+        raise InvalidRequestError(f"{len(prompt)} prompts are more than the {most} that may wait; send fewer", "prompt")
+
+
 def _turn(message: ChatMessage) -> dict[str, Any]:
     """A message as chat templates know it."""
     content = message.content or ""

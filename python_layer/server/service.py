@@ -33,7 +33,7 @@ class Service:
 
     def __init__(self, load: Callable[[Report], Handlers], max_waiting: int) -> None:
         self._load = load
-        self._max_waiting = max_waiting
+        self.max_waiting = max_waiting
         self._handlers: Handlers | None = None
         self._draining = False
         self._settled = threading.Event()
@@ -118,10 +118,10 @@ class Service:
             return report
         stats = self._handlers.engine.stats()
         report["model"], report["tokenizer"] = self._handlers.model_name, self._handlers.has_tokenizer
-        report["queue"] = {"waiting": stats.waiting, "running": stats.running, "most_waiting": self._max_waiting}
+        report["queue"] = {"waiting": stats.waiting, "running": stats.running, "most_waiting": self.max_waiting}
         report["engine"] = asdict(stats)
         if self.state == "ready":
-            full = stats.waiting >= FULL_QUEUE * self._max_waiting
+            full = stats.waiting >= FULL_QUEUE * self.max_waiting
             scarce = memory.available < SCARCE_MEMORY * memory.total
             report["status"] = "degraded" if full or scarce else "healthy"
         return report

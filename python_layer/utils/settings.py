@@ -11,8 +11,9 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from python_layer.utils.errors import ConfigError
+from python_layer.utils.shipped import shipped
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
+CONFIG_DIR = shipped("config")
 FILES = ("model_config.json", "inference_config.json", "server_config.yaml")
 PREFIX = "MILI_"
 OTHER_VARIABLES = {"MILI_CACHE_DIR", "MILI_API_KEYS", "MILI_ADMIN_KEY"}
@@ -148,10 +149,10 @@ def settings_and_sources(flags: dict[str, Any], config_dir: Path = CONFIG_DIR) -
 
     Args:
         flags: What the command line says; None is not said.
-        config_dir: Folder with the files, each optional.
+        config_dir: Folder with the files, each optional but a profile that is chosen.
 
     Raises:
-        ConfigError: An unknown key or a wrong value, with the file or variable it came from.
+        ConfigError: An unknown key or a wrong value, with the file or variable it came from; or no such profile.
     """
     keys = {f"{PREFIX}{name.upper()}": name for name in Settings.model_fields}
     unknown = sorted(v for v in os.environ if v.startswith(PREFIX) and v not in keys.keys() | OTHER_VARIABLES)
@@ -174,7 +175,10 @@ def settings_and_sources(flags: dict[str, Any], config_dir: Path = CONFIG_DIR) -
     from_environment = {name: variable for variable, name in keys.items() if variable in os.environ}
     sources |= from_environment | {name: f"--{name.replace('_', '-')}" for name in given}
     values = {name: value for name, value in values.items() if name not in from_environment}
-    return _validated(values | given, sources), sources
+    settings = _validated(values | given, sources)
+    if profile is not None and not (config_dir / "profiles" / f"{profile}.yaml").exists():
+        raise ConfigError(f"{sources['profile']}: there is no profile {profile} in {config_dir / 'profiles'}")
+    return settings, sources
 
 
 def _read(file: Path) -> dict[str, Any]:

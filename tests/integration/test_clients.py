@@ -4,22 +4,13 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from langchain_openai import ChatOpenAI
 
-from tests.integration.server import running_server
-
 README = Path(__file__).resolve().parents[2] / "README.md"
 ADDRESS = "http://127.0.0.1:8000"
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with running_server() as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from pydantic import BaseModel, ValidationError
 
+from python_layer.server.api import create_app
 from python_layer.server.schemas import ChatCompletionRequest, CompletionRequest, DetokenizeRequest
+from python_layer.server.service import Service
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -27,3 +30,25 @@ def test_errors_are_few(model: type[BaseModel], body: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         model(**body)
     assert 0 < caught.value.error_count() < 10
+
+
+@pytest.mark.parametrize(
+    ("prompt", "status", "message"),
+    [
+        ([[1]] * 10 + [["no token"]], 400, "11 prompts are more than the 10 that may wait"),
+        (["x"] * 10 + [1.5], 400, "11 prompts are more than the 10 that may wait"),
+        ([[1]] * 9 + [["no token"]], 400, "prompt.str"),
+        ([[1]] * 10, 503, "the model is loading"),
+        (["x"] * 10, 503, "the model is loading"),
+        ([1] * 11, 503, "the model is loading"),
+        ("x" * 11, 503, "the model is loading"),
+    ],
+)
+def test_what_comes_after_too_many_prompts_is_not_looked_at(prompt: Any, status: int, message: str) -> None:
+    def load(report: object) -> Any:
+        raise AssertionError("no model is needed")
+
+    answer = TestClient(create_app(Service(load, 10))).post("/v1/completions", json={"prompt": prompt})
+    assert answer.status_code == status
+    assert message in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] == ("prompt" if status == 400 else None)

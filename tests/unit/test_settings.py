@@ -55,6 +55,11 @@ def test_a_file_may_choose_the_profile(folder: Path) -> None:
     assert load_settings({}, folder).max_waiting == 12
 
 
+def test_a_profile_without_a_file_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--profile: there is no profile production in .*profiles"):
+        load_settings({"profile": "production"}, folder)
+
+
 @pytest.mark.parametrize("profile", ["development", "staging", "production"])
 def test_the_profiles_that_come_along_are_valid(profile: str) -> None:
     assert (CONFIG_DIR / "profiles" / f"{profile}.yaml").exists()
