@@ -148,8 +148,12 @@ class Handlers:
         Raises:
             InvalidRequestError: There is no tokenizer, or it does not know a token.
         """
-        check_token_ids(self._model.config, "tokens", body.tokens)
-        return {"text": self._prompts.text(body.tokens, "tokens")}
+
+        def text() -> str:
+            check_token_ids(self._model.config, "tokens", body.tokens)
+            return self._prompts.text(body.tokens, "tokens")
+
+        return {"text": await to_thread.run_sync(text)}
 
     async def apply_template(self, body: TemplateRequest) -> dict[str, str]:
         """The prompt that a conversation becomes.

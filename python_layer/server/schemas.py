@@ -9,6 +9,9 @@ T = TypeVar("T")
 Listed = Annotated[list[T], Field(fail_fast=True)]
 """A list whose first wrong item is the only one that is reported: a large body can have millions."""
 
+MOST_MESSAGES = 1 << 15
+"""Of a conversation: each takes several tokens, so that more would not fit the longest context of any Qwen3."""
+
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -233,7 +236,7 @@ class ChatCompletionRequest(GenerationFields):
 
     model_config = _strict(messages=QUESTION)
 
-    messages: Listed[ChatMessage] = Field(min_length=1)
+    messages: Listed[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1, description="OpenAI's newer name of max_tokens.")
     logprobs: bool = Field(False, description="Report the log-probability of each token.")
     top_logprobs: int | None = Field(
@@ -299,7 +302,7 @@ class TemplateRequest(BaseModel):
 
     model_config = _strict(messages=QUESTION)
 
-    messages: Listed[ChatMessage] = Field(min_length=1)
+    messages: Listed[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
     tools: Listed[Tool] | None = Field(None, description="Functions the model may call.")
     add_generation_prompt: bool = Field(True, description="End with the opening of the assistant's turn.")
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, description="Variables of the chat template.")

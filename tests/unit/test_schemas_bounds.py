@@ -7,7 +7,13 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel, ValidationError
 
 from python_layer.server.api import create_app
-from python_layer.server.schemas import ChatCompletionRequest, CompletionRequest, DetokenizeRequest
+from python_layer.server.schemas import (
+    MOST_MESSAGES,
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TemplateRequest,
+)
 from python_layer.server.service import Service
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -30,6 +36,15 @@ def test_errors_are_few(model: type[BaseModel], body: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         model(**body)
     assert 0 < caught.value.error_count() < 10
+
+
+@pytest.mark.parametrize("request_type", [ChatCompletionRequest, TemplateRequest])
+def test_what_comes_after_too_many_messages_is_not_looked_at(request_type: type[BaseModel]) -> None:
+    assert request_type(messages=HELLO * MOST_MESSAGES)
+    with pytest.raises(ValidationError) as caught:
+        request_type(messages=[*HELLO * MOST_MESSAGES, *HELLO, "no message"])
+    (error,) = caught.value.errors()
+    assert (error["type"], error["loc"]) == ("too_long", ("messages",))
 
 
 @pytest.mark.parametrize(
