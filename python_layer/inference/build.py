@@ -2,8 +2,6 @@
 
 import time
 
-import psutil
-
 from python_layer.inference.cache_manager import CacheManager
 from python_layer.inference.engine import InferenceEngine
 from python_layer.inference.scheduler import ContinuousBatchScheduler, SchedulerConfig
@@ -39,7 +37,7 @@ def cache_pages(model: Qwen3Model, settings: Settings) -> int:
         ConfigError: The memory that is set holds no page, or is more than is free.
     """
     page = model.layout.page_bytes
-    free = free_memory(model)
+    free = model.free_memory()
     usable = (settings.max_running or MOST_RUNNING) * model.layout.pages_for(model.config.max_position_embeddings)
     if settings.kv_cache_memory is None:
         return max(1, min(int(free * (GPU_FREE_SHARE if model.device.is_gpu else FREE_SHARE)) // page, usable))
@@ -50,11 +48,6 @@ def cache_pages(model: Qwen3Model, settings: Settings) -> int:
             f"the {free / 2**30:.1f} GiB that are free"
         )
     return min(wanted // page, usable)
-
-
-def free_memory(model: Qwen3Model) -> int:
-    """Bytes that are free where the model runs."""
-    return model.device.free_memory() if model.device.is_gpu else psutil.virtual_memory().available
 
 
 def batch_size(model: Qwen3Model, settings: Settings, pages: int) -> int:

@@ -147,7 +147,7 @@ def compile_apart(
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
     )
     said = result.stderr.decode(errors="replace").strip()
-    unassembled = assembly_error(said, getattr(request, "isa", ""))
+    unassembled = assembly_error(said, "" if device.is_gpu else getattr(request, "isa", ""))
     if unassembled:
         raise unassembled
     if result.returncode != 0:

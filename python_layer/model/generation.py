@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import psutil
 from max.driver import Buffer
 
 from python_layer.model.batch import RaggedBatch, RequestRows
@@ -35,6 +34,9 @@ class StepModel(Protocol):
     @property
     def tokenizer(self) -> QwenTokenizer | None:
         """Its tokenizer, if the checkpoint has one."""
+
+    def free_memory(self) -> int:
+        """Bytes that are free where it runs."""
 
     def allocate_cache(self, pages: int) -> Buffer:
         """A KV cache of so many pages."""
@@ -144,7 +146,7 @@ class Generator:
         layout = self._model.layout
         # The last token's keys and values are never needed.
         pages = layout.pages_for(len(ids) + max_tokens - 1)
-        available = psutil.virtual_memory().available
+        available = self._model.free_memory()
         if pages * layout.page_bytes > available:
             raise OutOfMemoryError(
                 f"{len(ids)} prompt tokens and {max_tokens} new ones need {pages * layout.page_bytes:,} bytes of KV "

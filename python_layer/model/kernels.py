@@ -18,7 +18,7 @@ from python_layer.utils.errors import CompileError
 KERNEL_SOURCES = Path(__file__).resolve().parents[2] / "mojo_kernels"
 """The Mojo package with every op."""
 
-UNASSEMBLED = ("<inline asm>", "non-empty image")
+UNASSEMBLED = ("error: <inline asm>", "non-empty image")
 """What the compiler says of instructions that it can't assemble, before it writes a graph without code all the same;
 and what MAX says of such a graph, which its own cache gives out again without a word.
 """
@@ -94,17 +94,18 @@ def assembly_error(said: str, isa: str) -> CompileError | None:
 
     Args:
         said: The words of MAX or of its compiler.
-        isa: What the kernels were for, such as avx2; empty where that is not known.
+        isa: What a CPU's kernels were for, such as avx2; empty where that is not known.
     """
     if not any(words in said for words in UNASSEMBLED):
         return None
-    cpu = cpu_description().get("model name", "this CPU")
-    others = ", ".join(name for name in supported_isas() if name != isa)
-    return CompileError(
-        f"the kernels{isa and f' for {isa}'} could not be assembled on {cpu}; try another instruction set with "
-        f"--cpu-isa ({others}), or delete what is kept: {default_cache_dir()} and MAX's own cache, "
-        f"{_user_cache_dir() / 'modular'}. MAX said:\n{said}"
-    )
+    kept = f"{default_cache_dir() / 'models'} and MAX's own cache, {_user_cache_dir() / 'modular'}"
+    advice = f"delete what is kept: {kept}"
+    others = [name for name in supported_isas() if name != isa]
+    if isa and others:
+        cpu = cpu_description().get("model name", "this CPU")
+        isa = f" for {isa} on {cpu}"
+        advice = f"try another instruction set with --cpu-isa ({', '.join(others)}), or {advice}"
+    return CompileError(f"the kernels{isa} could not be assembled; {advice}. MAX said:\n{said}")
 
 
 def _user_cache_dir() -> Path:

@@ -1,6 +1,5 @@
 """A Qwen3 model that is compiled, has its weights, and runs."""
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 from max.driver import Buffer
 from max.dtype import DType
 from max.engine import InferenceSession
@@ -160,9 +160,7 @@ class Qwen3Model:
         if self.device.is_gpu:
             del self._weights  # the GPU has its own
         else:
-            settling = threading.Timer(SETTLE_AFTER_S, self.settle_weights)
-            settling.daemon = True
-            settling.start()
+            self._weights.settle_after(SETTLE_AFTER_S)
         self.load_times = LoadTimes(
             load_s=loaded_at - compiled_at,
             compile_s=compiled_at - started,
@@ -177,12 +175,18 @@ class Qwen3Model:
         return cls(Qwen3Config.from_pretrained(loader.path), loader, **options)  # type: ignore[arg-type]
 
     def settle_weights(self) -> None:
-        """Waits until weights that were mapped from a file are in memory of the process's own, where it is a CPU's.
+        """Waits until weights that were mapped from a file are in a CPU's memory of the process's own.
 
         That begins by itself soon after the start. Steps may run meanwhile, more slowly.
         """
         if not self.device.is_gpu:
             self._weights.settle()
+
+    def free_memory(self) -> int:
+        """Bytes that are free where the model runs, once its weights have settled."""
+        if self.device.is_gpu:
+            return self.device.free_memory()
+        return max(0, psutil.virtual_memory().available - self._weights.unsettled_bytes)
 
     @property
     def name(self) -> str:

@@ -16,8 +16,8 @@ from python_layer.utils.file_pages import FilePages
 
 LOG = logging.getLogger(__name__)
 
-HEADER = 4096
-"""Bytes before the weights: what they were made from, as JSON."""
+HEADER = 1 << 16
+"""Bytes before the weights, of whole pages on any system: what they were made from, as JSON."""
 FREE_AFTER = 1 << 30
 """Bytes that must be left free on the disk."""
 
@@ -54,7 +54,7 @@ class WeightCache:
             progress: Told the bytes that were read, one call after the other.
 
         Returns:
-            What the block consists of; None where nothing fits, and the block then may be filled in part.
+            What the block consists of; None where nothing fits.
         """
         with contextlib.ExitStack() as unless_kept:
             try:

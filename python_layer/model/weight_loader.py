@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import math
+import threading
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -79,10 +81,29 @@ class LoadedWeights(Mapping[str, NDArray[np.generic]]):
         """float32, bfloat16, float16, or uint8 of quantized ones."""
         return self._dtypes[name]
 
+    @property
+    def unsettled_bytes(self) -> int:
+        """Bytes that are still pages of a file."""
+        return self._pages.left if self._pages else 0
+
     def settle(self) -> None:
         """Moves what is still pages of a file to memory of the process's own, while others may read it."""
         if self._pages:
             self._pages.settle()
+
+    def settle_after(self, seconds: float) -> None:
+        """Does so on a thread, so many seconds from now, unless nobody has the weights any more."""
+        settle = weakref.WeakMethod(self.settle)
+
+        def unless_gone() -> None:
+            method = settle()
+            if method:
+                method()
+
+        if self.unsettled_bytes:
+            timer = threading.Timer(seconds, unless_gone)
+            timer.daemon = True
+            timer.start()
 
 
 class WeightLoader:
@@ -109,12 +130,12 @@ class WeightLoader:
 
     def formats(self) -> dict[str, QuantFormat | Fp8Format | None]:
         """How the checkpoint's tensors are quantized, of those that can be read; None where they are not."""
-        tensors = open_checkpoint(self.path).tensors
+        tensors = self._checkpoint.tensors
         return {name: t.float8 if isinstance(t, Fp8Tensor) else t.format for name, t in tensors.items()}
 
     def stored(self) -> dict[str, str]:
         """How the files hold the checkpoint's tensors, in words, of those that can be read."""
-        return {name: tensor.stored_as for name, tensor in open_checkpoint(self.path).tensors.items()}
+        return {name: tensor.stored_as for name, tensor in self._checkpoint.tensors.items()}
 
     def check(self, specs: Sequence[WeightSpec], *, unused: Collection[str] = ()) -> None:
         """Looks for what :meth:`load` would refuse in the files' headers, without reading a weight.

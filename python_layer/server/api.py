@@ -175,7 +175,8 @@ def _add_metrics_route(app: FastAPI, metrics: Metrics) -> None:
 
 def _add_model_routes(app: FastAPI, service: Service) -> None:
     async def few_prompts(request: Request) -> None:
-        check_number(await request.json(), service.max_waiting)
+        if await request.body():  # an empty one has another error
+            check_number(await request.json(), service.max_waiting)
 
     @app.post("/v1/completions", dependencies=[Depends(few_prompts)])
     async def completions(body: CompletionRequest, request: Request) -> Response:

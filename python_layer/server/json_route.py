@@ -53,6 +53,7 @@ class JsonRoute(APIRoute):
 
 
 def _parsed(body: bytes) -> Any:
+    collects = gc.isenabled()
     gc.disable()  # it would go through the lists that are there again and again while millions come
     try:
         value = from_json(body, allow_inf_nan=False)
@@ -62,7 +63,8 @@ def _parsed(body: bytes) -> Any:
             message += r" (\uD800 to \uDFFF are surrogates, which come in pairs)"
         raise json.JSONDecodeError(message, "", 0) from None
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
     if body.count(b":") > MOST_KEYS:
         _check_keys(value)
     return value

@@ -9,8 +9,8 @@ T = TypeVar("T")
 Listed = Annotated[list[T], Field(fail_fast=True)]
 """A list whose first wrong item is the only one that is reported: a large body can have millions."""
 
-MOST_MESSAGES = 1 << 15
-"""Of a conversation: each takes several tokens, so that more would not fit the longest context of any Qwen3."""
+MOST_MESSAGES = 1 << 16
+"""Of a conversation: with five tokens each at least, more would not fit the 262,144 positions of the longest Qwen3."""
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 

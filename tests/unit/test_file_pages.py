@@ -1,9 +1,12 @@
 """Buffers that begin as pages of a file."""
 
 import mmap
+import os
 import re
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +29,14 @@ def settles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(file_pages, "CAN_SETTLE", settles)
     monkeypatch.setattr(file_pages, "CHUNK", 1 << 20)
     return settles
+
+
+@pytest.fixture
+def replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are replaced, in chunks of 1 MiB."""
+    if not file_pages.CAN_SETTLE:
+        pytest.skip("this system can't replace pages")
+    monkeypatch.setattr(file_pages, "CHUNK", 1 << 20)
 
 
 def make(folder: Path, size: int) -> tuple[Path, NDArray[np.uint8]]:
@@ -55,26 +66,28 @@ def test_a_buffer_has_the_file_before_and_after_it_settles(tmp_path: Path, settl
     np.testing.assert_array_equal(buffer, content)
 
 
-def test_others_read_while_it_settles(tmp_path: Path, settles: bool) -> None:
+def test_others_read_while_it_settles(tmp_path: Path, replaced: None) -> None:
     path, content = make(tmp_path, 20 << 20)
     buffer = anonymous_buffer(content.nbytes)
     pages = FilePages(path.open("rb"), OFFSET, buffer)
-    done, wrong, read = threading.Event(), [], []
-
-    def reader() -> None:
-        while not done.is_set():
-            wrong.append(not np.array_equal(buffer, content))
-            read.append(1)
-
     pages.fetch(lambda _: None)
-    thread = threading.Thread(target=reader)
-    thread.start()
-    while len(read) < 2:
-        pass
-    pages.settle()
-    done.set()
-    thread.join()
-    assert not any(wrong)
+    settled = threading.Event()
+
+    def settle() -> None:
+        pages.settle()
+        settled.set()
+
+    threads = [threading.Thread(target=settle, daemon=True) for _ in range(2)]  # the second waits for the first
+    lefts = set()
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 60
+    while not settled.is_set() and time.monotonic() < deadline:
+        lefts.add(pages.left)
+        np.testing.assert_array_equal(buffer, content)
+    assert settled.is_set() and pages.left == 0
+    assert lefts - {0}, "nothing was read meanwhile"
+    np.testing.assert_array_equal(buffer, content)
 
 
 def test_pages_that_were_written_are_the_buffers_own(tmp_path: Path, settles: bool) -> None:
@@ -91,23 +104,74 @@ def test_a_file_that_is_too_short(tmp_path: Path, settles: bool) -> None:
         FilePages(file, OFFSET, anonymous_buffer(content.nbytes + 1))
 
 
-def test_what_cannot_be_copied_stays(tmp_path: Path, settles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_mapped(tmp_path: Path, replaced: None) -> None:
+    """Its offset is no whole number of pages."""
+    path, _ = make(tmp_path, 5000)
+    buffer = anonymous_buffer(5000 - 7)
+    with path.open("rb") as file, pytest.raises(OSError, match="Invalid argument"):
+        FilePages(file, OFFSET + 7, buffer)
+    usable(buffer)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path, replaced: None) -> None:
+    """Its end is gone before it is read, so that the pages there could be neither read nor written."""
+    path, content = make(tmp_path, 3 << 20)
+    buffer = anonymous_buffer(content.nbytes)
+    with path.open("r+b") as file:
+        pages = FilePages(file, OFFSET, buffer)
+        file.truncate(OFFSET + (1 << 20))
+        with pytest.raises(OSError):
+            pages.fetch(lambda _: None)
+    assert pages.left == 0
+    usable(buffer)
+
+
+@pytest.mark.parametrize("failing", ["preadv", "mremap"])
+def test_what_cannot_be_copied_stays(
+    tmp_path: Path,
+    replaced: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failing: str,
+) -> None:
     path, content = make(tmp_path, 3 << 20)
     buffer = anonymous_buffer(content.nbytes)
     pages = FilePages(path.open("rb"), OFFSET, buffer)
     pages.fetch(lambda _: None)
-    read, calls = file_pages.os.preadv, []
+    library = file_pages._libc()
+    calls: list[object] = []
 
-    def fails(*args: object) -> int:
-        calls.append(args)
-        if len(calls) > 1:
-            raise OSError
-        return read(*args)  # type: ignore[arg-type]
+    class Failing:
+        """The C library, or the system's, whose second call of one function fails, having unmapped the target."""
 
-    monkeypatch.setattr(file_pages.os, "preadv", fails)
+        def __init__(self, real: Any) -> None:
+            self._real = real
+
+        def __getattr__(self, name: str) -> Any:
+            return self._fail if name == failing else getattr(self._real, name)
+
+        def _fail(self, *arguments: Any) -> int:
+            calls.append(arguments)
+            if len(calls) == 1:
+                return int(getattr(self._real, failing)(*arguments))
+            if failing == "preadv":
+                raise OSError
+            library.mmap(arguments[4], arguments[1], 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10, -1, 0)
+            return -1
+
+    monkeypatch.setattr(file_pages, "_libc", lambda: Failing(library))
+    monkeypatch.setattr(file_pages, "os", Failing(os))
     pages.settle()
+    assert len(calls) == 2 and pages.left == 2 << 20
+    assert f"{2 << 20} bytes stay in the pages of {path}" in caplog.text
     np.testing.assert_array_equal(buffer, content)
-    assert len(calls) == (2 if settles else 0)
+
+
+def usable(buffer: NDArray[np.uint8]) -> None:
+    """It is memory as it was."""
+    assert not buffer.any()
+    buffer[:] = 7
+    assert (buffer == 7).all()
 
 
 def _mappings_of(path: Path) -> list[str]:

@@ -1,5 +1,7 @@
 """Which matrices are quantized, how they lie in memory, and what the kept copy on disk is good for."""
 
+import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from python_layer.model.weight_cache import WeightCache
 from python_layer.model.weight_loader import LoadedWeights, WeightLoader
 from python_layer.model.weight_spec import WeightSpec
 from python_layer.utils.errors import ConfigError
+from python_layer.utils.file_pages import CAN_SETTLE
 from tests.unit.safetensors_writer import float32, write
 
 INT8, INT4, AWQ = QuantFormat(8, 32, False), QuantFormat(4, 32, False), QuantFormat(4, 128, True)
@@ -110,6 +113,33 @@ def test_kept_weights_are_the_same(
     assert {name: first.dtype_of(name) for name in first} == {name: second.dtype_of(name) for name in second}
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
+
+
+@pytest.mark.skipif(not CAN_SETTLE, reason="this system can't replace pages")
+def test_kept_weights_settle(load: Callable[..., LoadedWeights], tmp_path: Path) -> None:
+    first, second, third, forgotten = (load(INT8) for _ in range(4))
+    (kept,) = (tmp_path / "cache").iterdir()
+
+    def mappings() -> int:
+        return Path("/proc/self/maps").read_text().count(str(kept))
+
+    assert first.unsettled_bytes == 0
+    assert second.unsettled_bytes == third.unsettled_bytes == first.nbytes
+    assert mappings() == 3
+    second.settle()
+    assert second.unsettled_bytes == 0
+    third.settle_after(0.1)
+    forgotten.settle_after(0.1)
+    gone = weakref.ref(forgotten)
+    del forgotten
+    assert gone() is None
+    deadline = time.monotonic() + 60
+    while third.unsettled_bytes and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert mappings() == 0
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+        np.testing.assert_array_equal(first[name], third[name])
 
 
 @pytest.mark.parametrize("form", [None, INT8, INT4])

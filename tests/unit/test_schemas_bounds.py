@@ -67,3 +67,13 @@ def test_what_comes_after_too_many_prompts_is_not_looked_at(prompt: Any, status:
     assert answer.status_code == status
     assert message in answer.json()["error"]["message"]
     assert answer.json()["error"]["param"] == ("prompt" if status == 400 else None)
+
+
+def test_an_empty_body_is_told_what_it_lacks() -> None:
+    def load(report: object) -> Any:
+        raise AssertionError("no model is needed")
+
+    headers = {"Content-Type": "application/json"}
+    answer = TestClient(create_app(Service(load, 10))).post("/v1/completions", content=b"", headers=headers)
+    assert answer.status_code == 400
+    assert "required" in answer.json()["error"]["message"]

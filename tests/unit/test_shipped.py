@@ -1,5 +1,6 @@
 """What comes with MILI beside its code, in the repository and in a wheel. No wheel is built here."""
 
+import site
 import sysconfig
 import tomllib
 from pathlib import Path
@@ -24,11 +25,17 @@ def test_a_wheel_has_every_file_in_its_place() -> None:
     assert taken == {Path("share/mili") / file: file for file in there}
 
 
-def test_without_a_repository_it_is_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROOT", tmp_path)
-    installed = Path(sysconfig.get_path("data"), "share", "mili", "models", "mili-tiny")
-    assert shipped("models/mili-tiny") == installed
-    (tmp_path / "models" / "mili-tiny").mkdir(parents=True)
-    assert shipped("models/mili-tiny") == installed
-    (tmp_path / "pyproject.toml").touch()
-    assert shipped("models/mili-tiny") == tmp_path / "models" / "mili-tiny"
+def test_without_a_repository_it_is_where_pip_puts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, target = "models/mili-tiny", tmp_path / "target"
+    environment, user = tmp_path / "environment", tmp_path / "user"
+    monkeypatch.setattr(module, "ROOT", target)
+    monkeypatch.setattr(sysconfig, "get_path", lambda kind: str(environment) if kind == "data" else None)
+    monkeypatch.setattr(site, "getuserbase", lambda: str(user))
+    assert shipped(name) == environment / "share" / "mili" / name
+    (target / name).mkdir(parents=True)  # another project's
+    for base in (user, target, environment):
+        place = base / "share" / "mili" / name
+        place.mkdir(parents=True)
+        assert shipped(name) == place
+    (target / "pyproject.toml").touch()
+    assert shipped(name) == target / name

@@ -17,7 +17,7 @@ from python_layer.utils.settings import load_settings
 CONFIG = Qwen3Config.from_pretrained(DEFAULT_MODEL)
 MODEL = SimpleNamespace(
     config=CONFIG, layout=KVCacheLayout.of(CONFIG, 16, DType.bfloat16), weight_bytes=2**30, matrix_format="bfloat16",
-    kv_dtype="bfloat16", device=CPU_DEVICE,
+    kv_dtype="bfloat16", device=CPU_DEVICE, free_memory=lambda: psutil.virtual_memory().available,
 )  # fmt: skip
 
 
