@@ -64,7 +64,7 @@ class FilePages:
         self._chunk = CHUNK
         self._lock = threading.Lock()
         self.left = 0
-        weakref.finalize(self, file.close)
+        weakref.finalize(self, file.close).atexit = False  # a daemon thread may be reading it then
         if CAN_SETTLE and buffer.nbytes:
             try:
                 self._map_file(buffer, 0)
