@@ -1,5 +1,6 @@
 """Runs the server: what it prints, and what signals do."""
 
+import gc
 import logging
 import os
 import sys
@@ -123,6 +124,8 @@ def run_server(settings: Settings) -> int:
         if service.failure is not None:
             server.should_exit = True
             return
+        gc.collect()
+        gc.freeze()  # what is there stays: later collections, which stop every answer, need not go through it
         while not (server.started or server.should_exit):
             time.sleep(0.01)
         if server.should_exit:
