@@ -74,7 +74,7 @@ class FilePages:
             self.left = buffer.nbytes
 
     def fetch(self, progress: Callable[[int], None]) -> None:
-        """Reads the file where it is not in the system's cache; where that fails, the buffer is memory as it was.
+        """Reads the file where it is not in the system's cache; where that fails, the buffer is plain memory.
 
         Args:
             progress: Told the bytes that are there, one call after the other.

@@ -20,23 +20,27 @@ OFFSET = mmap.PAGESIZE
 SIZES = [0, 1, mmap.PAGESIZE, 10 * mmap.PAGESIZE + 5, (3 << 20) + 12345]
 
 
-@pytest.fixture(params=[True, False], ids=["mapped", "read"])
-def settles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether pages are replaced, as on Linux, in chunks of 1 MiB; else they are read at once."""
-    settles = bool(request.param)
-    if settles and not file_pages.CAN_SETTLE:
-        pytest.skip("this system can't replace pages")
-    monkeypatch.setattr(file_pages, "CAN_SETTLE", settles)
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1 MiB."""
     monkeypatch.setattr(file_pages, "CHUNK", 1 << 20)
-    return settles
 
 
 @pytest.fixture
-def replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages are replaced, in chunks of 1 MiB."""
+def replaced() -> None:
+    """For what needs pages to be replaced."""
     if not file_pages.CAN_SETTLE:
         pytest.skip("this system can't replace pages")
-    monkeypatch.setattr(file_pages, "CHUNK", 1 << 20)
+
+
+@pytest.fixture(params=[True, False], ids=["mapped", "read"])
+def settles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether pages are replaced, as on Linux; else they are read at once."""
+    if request.param:
+        request.getfixturevalue("replaced")
+    else:
+        monkeypatch.setattr(file_pages, "CAN_SETTLE", False)
+    return bool(request.param)
 
 
 def make(folder: Path, size: int) -> tuple[Path, NDArray[np.uint8]]:
@@ -81,6 +85,7 @@ def test_others_read_while_it_settles(tmp_path: Path, replaced: None, monkeypatc
     def settle() -> None:
         pages.settle()
         settled.set()
+        begun.release()  # nothing more will
 
     monkeypatch.setattr(FilePages, "_read", read_in_turn)
     for _ in range(2):  # the second waits for the first
