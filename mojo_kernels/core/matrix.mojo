@@ -5,6 +5,8 @@ panels follow.
 from std.math import ceildiv
 
 from .float_rows import Rows, block_rows
+from .half_linear import half_panel
+from .half_rows import HALF_BLOCK, HalfMatrix, HalfRows
 from .linear import linear_panel
 from .packed import PANEL, pack_factor
 from .quantized import quantized_panel
@@ -32,7 +34,7 @@ trait LinearWeights(TrivialRegisterPassable):
         """Brings up to `together` rows of x into the form in which they are multiplied.
 
         Args:
-            memory: Room for `tokens` rows of as many float32.
+            memory: Room for `tokens` rows of as many float32 and `ROW_ROOM` more.
             tokens: Rows of x.
             t: Number of the first of these rows, a multiple of `together`.
             x: That row.
@@ -77,18 +79,19 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
     Parameters:
         isa: Instructions to use.
         dtype: Type of w; uint8 where it is quantised.
-        bits: Of a quantised weight.
+        bits: Of a quantised weight; 16 where w is float16 with a scale for each row, and x is rounded so too.
         offsets: Whether quantised weights have offsets.
         parts: Where w is bfloat16, the numbers of that type that stand for one of x: 0 where x stays as it is, 1 where
             it is rounded, and 2, with tiles only, where what rounding leaves is multiplied too.
     """
 
     comptime quantized = Self.dtype == DType.uint8
+    comptime half = Self.bits == 16
     comptime operand = DType.bfloat16 if Self.parts > 0 and Self.dtype == DType.bfloat16 else DType.float32
     """Type of x where w is not quantised."""
-    comptime block = 0 if Self.quantized else block_rows[Self.isa, Self.operand]()
-    comptime plain = not Self.quantized and Self.operand == DType.float32 and Self.block == 0
-    comptime together = max(Self.block, 1)
+    comptime block = 0 if Self.quantized or Self.half else block_rows[Self.isa, Self.operand]()
+    comptime plain = not Self.quantized and not Self.half and Self.operand == DType.float32 and Self.block == 0
+    comptime together = HALF_BLOCK if Self.half else max(Self.block, 1)
     comptime tiled = has_tiles[Self.isa]() and Self.operand == DType.bfloat16
     comptime Tiled = TiledRows[Self.parts, tiled=True]
 
@@ -107,6 +110,8 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
         """Elements of a panel."""
         comptime if Self.quantized:
             return self.groups * QuantizedMatrix[Self.bits, Self.offsets].block_bytes(self.columns // self.groups)
+        elif Self.half:
+            return HalfMatrix.panel_size(self.columns)
         else:
             comptime factor = pack_factor[Self.dtype]()
             return ceildiv(self.columns, factor) * factor * PANEL
@@ -119,6 +124,8 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
             var scales = memory.unsafe_offset(tokens * self.columns // 4 + 2 * t * self.groups)
             var values = memory.unsafe_bitcast[Int8]().unsafe_offset(t * self.columns)
             quantize_row(values, scales, x, self.groups, self.columns // self.groups)
+        elif Self.half:
+            HalfRows(memory.unsafe_bitcast[UInt32](), tokens, self.columns).put(t, x, x_stride)
         elif Self.tiled:
             Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns).put(t, x)
         elif Self.block > 0:
@@ -147,9 +154,14 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
                 self.groups,
             )
             quantized_panel[Self.isa](y, y_stride, x, tokens, w, panel, {next})
-        else:
+            return
+        var outputs = min(PANEL, self.rows - panel * PANEL)
+        comptime if Self.half:
+            var x = HalfRows(memory.unsafe_bitcast[UInt32](), tokens, self.columns)
+            var w = HalfMatrix(rebind[ReadPtr[DType.float16]](self.data), self.columns)
+            half_panel(y, y_stride, x, w, panel, outputs, {next})
+        elif not Self.quantized:
             var w = self.data.unsafe_offset(panel * self.panel_size())
-            var outputs = min(PANEL, self.rows - panel * PANEL)
             comptime if Self.tiled:
                 var x = Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns)
                 tiled_panel(y, y_stride, x, rebind[ReadPtr[DType.bfloat16]](w), outputs, {next})

@@ -1,9 +1,10 @@
 """The instruction sets that linear layers are written for.
 
-Who builds a graph names one, by what the CPU says of itself. The compiler knows neither AVX512-BF16 nor VNNI of the
-CPUs it compiles for, so what needs those is written as assembly.
+Who builds a graph names one, by what the CPU says of itself. The compiler does not know AVX512-BF16, AVX512-FP16 and
+VNNI of all CPUs it compiles for, so what needs those is written as assembly.
 
     amx          tiles of bfloat16 pairs and of int8 quads, see `tiles.mojo`; beside them all that follows
+    avx512_fp16  float16 (vfmadd231ph), twice as many numbers as float32; quads of int8
     avx512_bf16  pairs of bfloat16 (vdpbf16ps), and quads of int8; on AMD's CPUs, for Intel's are faster with FMAs
     avx512_vnni  quads of int8 (vpdpbusd)
     avx2_vnni    float32, and quads of int8 (vpdpbusd), in vectors half as long
@@ -14,6 +15,8 @@ CPUs it compiles for, so what needs those is written as assembly.
 
 from std.memory import bitcast
 from std.sys import inlined_assembly, llvm_intrinsic
+
+from .types import WritePtr
 
 
 def lanes[isa: StaticString]() -> Int:
@@ -43,7 +46,7 @@ def has_pairs[isa: StaticString]() -> Bool:
 
 def has_quads[isa: StaticString]() -> Bool:
     """Whether quads of int8 are multiplied at once."""
-    return has_pairs[isa]() or isa.endswith("_vnni")
+    return has_pairs[isa]() or isa == "avx512_fp16" or isa.endswith("_vnni")
 
 
 def quad_lanes[isa: StaticString]() -> Int:
@@ -60,6 +63,26 @@ def add_pairs(
     return inlined_assembly[
         "vdpbf16ps $2, $1, $0", SIMD[DType.float32, 16], constraints="=v,v,v,0", has_side_effect=False
     ](a, b, acc)
+
+
+comptime HALVES = 32
+"""Float16 numbers in a vector, where those are multiplied."""
+comptime Halves = SIMD[DType.uint32, HALVES // 2]
+"""So many, as bits: compilers that do not know of float16's instructions would take such vectors apart."""
+
+
+@always_inline
+def add_halves(acc: Halves, a: Halves, b: Halves) -> Halves:
+    """Adds to each float16 of acc the product of those in a and b (vfmadd231ph)."""
+    return inlined_assembly["vfmadd231ph $2, $1, $0", Halves, constraints="=v,v,v,0", has_side_effect=False](a, b, acc)
+
+
+@always_inline
+def put_halves(to: WritePtr[DType.float16], numbers: Halves):
+    """Stores them so that the compiler does not know what is there: read as vectors that are half as long, they are
+    widened as they are loaded, which takes half the instructions of parting them in registers.
+    """
+    inlined_assembly["vmovups $0, ($1)", NoneType, constraints="v,r,~{memory}", has_side_effect=True](numbers, to)
 
 
 def quad_shift[isa: StaticString, bits: Int]() -> Int:

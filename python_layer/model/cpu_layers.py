@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
+from max.dtype import DType
 from max.graph import BufferType, Dim, TensorValue, Value, ops
 
 from python_layer.model.config import Qwen3Config
 from python_layer.model.graph_ops import CPU, FLOAT, LayerParts, float_constant
 from python_layer.model.linear import LinearLayers
+
+ROW_ROOM = 16
+"""As in ``layer_memory.mojo``."""
 
 MATRICES = ("qkv", "o", "gate_up", "down")
 WEIGHTS = ("input_norm", "qkv", "q_norm", "k_norm", "o", "post_norm", "gate_up", "down")
@@ -34,7 +38,7 @@ def cpu_layers(parts: LayerParts, hidden: TensorValue, linear: LinearLayers) -> 
 def scratch_type(config: Qwen3Config, tokens: Dim) -> BufferType:
     """The memory that a layer needs beside its input and output; as in ``layer_memory.mojo``."""
     attention = 4 * config.q_size + 2 * config.kv_size
-    size = 2 * config.hidden_size + max(attention, 3 * config.intermediate_size, config.hidden_size)
+    size = 2 * (config.hidden_size + ROW_ROOM) + max(attention, 3 * config.intermediate_size, config.hidden_size)
     return BufferType(FLOAT, [tokens, size], CPU)
 
 
@@ -55,7 +59,7 @@ def layers_op(
     """
     parameters: dict[str, bool | int | str] = {
         "isa": linear.isa,
-        "pairs": linear.paired,
+        "pairs": linear.compute == DType.bfloat16,
         "q_heads": config.num_attention_heads,
         "head_dim": config.head_dim,
         "inner": config.intermediate_size,
@@ -63,7 +67,8 @@ def layers_op(
     }
     for kind in MATRICES:
         form = linear.formats.get(kind)
-        parameters |= {f"{kind}_bits": form.bits if form else 0, f"{kind}_offsets": bool(form and form.offsets)}
+        bits = form.bits if form else 16 if linear.compute == DType.float16 else 0
+        parameters |= {f"{kind}_bits": bits, f"{kind}_offsets": bool(form and form.offsets)}
     given = [w[name] for name in WEIGHTS]
     # Where there are no biases, another vector takes their places.
     given += [w.get(name, w["q_norm"]) for name in BIASES]

@@ -4,7 +4,7 @@ The architecture is that of the Qwen3 technical report (arXiv:2505.09388), secti
 grouped-query attention with QK norm and RoPE, and of SwiGLU.
 """
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from python_layer.model.gpu_linear import gpu_linear
 from python_layer.model.graph_ops import CPU, FLOAT, LayerParts, StepInputs, custom_op, float_constant
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.linear import LinearLayers
-from python_layer.model.quantization import float8_specs, quantized_specs
+from python_layer.model.quantization import float8_specs, quantized_specs, scaled_specs
 from python_layer.model.quantized import QuantFormat
 from python_layer.model.rope import rope_frequencies
 from python_layer.model.sample_graph import row_types, sample
@@ -34,15 +34,20 @@ class ModelGraph:
     layout: KVCacheLayout
     dtype: DType
     isa: str
-    paired: bool = False
+    compute: DType = FLOAT
     formats: tuple[tuple[str, QuantFormat], ...] = ()
     device: DeviceRef = CPU
     float8: tuple[str, ...] = ()
 
     def build(self, kernels: Path) -> Graph:
         """Builds the graph on a compiled kernel package."""
-        linear = LinearLayers(self.isa, self.paired, dict(self.formats))
-        return build_graph(self.config, self.layout, self.dtype, kernels, linear, self.device, self.float8)
+        linear = LinearLayers(self.isa, self.compute, dict(self.formats))
+        return build_graph(self.config, self.layout, self.dtype, kernels, linear, self.specs(), self.device)
+
+    def specs(self) -> list[WeightSpec]:
+        """The graph's weights."""
+        specs = quantized_specs(weight_specs(self.config, packed=self.device.is_cpu()), dict(self.formats))
+        return scaled_specs(specs) if self.compute == DType.float16 else float8_specs(specs, self.float8)
 
 
 def build_graph(
@@ -51,8 +56,8 @@ def build_graph(
     dtype: DType,
     kernels: Path,
     linear: LinearLayers,
+    specs: Sequence[WeightSpec],
     device: DeviceRef = CPU,
-    float8: Collection[str] = (),
 ) -> Graph:
     """Builds the graph of one step.
 
@@ -63,8 +68,8 @@ def build_graph(
             are float32; on a GPU only the residual stream is, and what lies between two matrices is bfloat16.
         kernels: The compiled kernel package.
         linear: Builds the linear layers; of a GPU, knows its architecture.
+        specs: Its weights.
         device: Where the graph runs, with all of its inputs, weights and outputs.
-        float8: Kinds of matrices that are e4m3; on a GPU only.
 
     Returns:
         A graph with inputs [cache, token_ids, positions, row_offsets, page_table, logit_rows] and the output logits
@@ -81,8 +86,6 @@ def build_graph(
         inputs += row_types(device)
     with Graph("qwen3", input_types=inputs, custom_extensions=[kernels]) as graph:
         step = StepInputs(graph.inputs[0].buffer, *(value.tensor for value in graph.inputs[1:batch]))
-        specs = quantized_specs(weight_specs(config, packed=device.is_cpu()), linear.formats)
-        specs = float8_specs(specs, float8)
         weights = {spec.name: _weight(spec, dtype, device) for spec in specs}
         frequencies, scale = rope_frequencies(config)
         rope = custom_op(

@@ -41,7 +41,7 @@ def model_graph(
         return ModelGraph(config, layout, DType.bfloat16, device.architecture, device=device.ref, float8=float8)
     dtype, kv_dtype = resolve_dtypes(config, precision.dtype, precision.kv_dtype)
     isa = resolve_isa(precision.cpu_isa, config, precision.compute_dtype)
-    paired = resolve_compute_dtype(precision.compute_dtype, dtype, isa) == "bfloat16"
+    compute = DType[resolve_compute_dtype(precision.compute_dtype, dtype, isa)]
     formats = matrix_formats(precision.quantization, weight_specs(config), given)
     layout = KVCacheLayout.of(config, page_size, DType[kv_dtype])
-    return ModelGraph(config, layout, DType[dtype], isa, paired, tuple(formats.items()))
+    return ModelGraph(config, layout, DType[dtype], isa, compute, tuple(formats.items()))

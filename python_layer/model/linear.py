@@ -16,13 +16,14 @@ class LinearLayers:
 
     Attributes:
         isa: Instruction set of the kernels.
-        paired: Round what is multiplied with bfloat16 matrices to bfloat16, for CPUs with AVX512-BF16; and queries
-            beside a bfloat16 cache.
+        compute: Type of what is multiplied with matrices that are not quantized. With bfloat16, for CPUs with
+            AVX512-BF16, those of bfloat16 take it so, and queries beside a bfloat16 cache are of it too. With float16,
+            for CPUs with AVX512-FP16, all matrices are scaled float16.
         formats: How matrices are quantized, by kind.
     """
 
     isa: str
-    paired: bool
+    compute: DType
     formats: Mapping[str, QuantFormat]
 
     def apply(self, kind: str, x: TensorValue, w: TensorValue, outputs: int) -> TensorValue:
@@ -42,8 +43,10 @@ class LinearLayers:
             inputs = [*ops.custom("mili.quantize_rows", CPU, [x], rounded), w]
             parameters = {"isa": self.isa, "bits": form.bits, "offsets": form.offsets}
             (y,) = ops.custom("mili.quantized_linear", CPU, inputs, out, parameters)
+        elif self.compute == DType.float16:
+            (y,) = ops.custom("mili.half_linear", CPU, [x, w], out)
         else:
-            if self.paired and w.dtype == DType.bfloat16:
+            if self.compute == DType.bfloat16 and w.dtype == DType.bfloat16:
                 x = ops.cast(x, DType.bfloat16)
             (y,) = ops.custom("mili.linear", CPU, [x, w], out, {"isa": self.isa})
         return y.tensor
@@ -56,4 +59,5 @@ class LinearLayers:
         if form:
             parameters = {"bits": form.bits, "offsets": form.offsets, "group": form.group}
             return ops.custom("mili.gather_quantized_rows", device, [table, rows], out, parameters)[0].tensor
-        return ops.custom(f"mili.gather_{'packed_' if packed else ''}rows", device, [table, rows], out)[0].tensor
+        layout = "" if not packed else "half_" if self.compute == DType.float16 else "packed_"
+        return ops.custom(f"mili.gather_{layout}rows", device, [table, rows], out)[0].tensor

@@ -1,6 +1,7 @@
 """How matrices lie in memory for the kernels.
 
-The layouts are described in ``mojo_kernels/core/packed.mojo`` and, of quantized ones, in ``quantized.mojo`` beside it.
+The layouts are described in ``mojo_kernels/core/packed.mojo``; of scaled float16 in ``half_rows.mojo`` and of quantized
+ones in ``quantized_rows.mojo`` beside it.
 """
 
 import numpy as np
@@ -10,6 +11,12 @@ from python_layer.model.quantized import QuantFormat, QuantizedRows
 
 PANEL = 64
 """Rows of a matrix that are interleaved."""
+SCALE_COLUMNS = 2
+"""Columns of float16 whose place the float32 scales of rows take."""
+SCALED_EXPONENT = 5
+"""Scaled rows have numbers below 2 to the power of this."""
+LEAST_EXPONENT = -100
+"""Far below what float16 tells from zero, so that rows of zeros have a scale too."""
 
 
 def pack_factor(dtype: str) -> int:
@@ -44,6 +51,27 @@ def pack_rows(values: NDArray[np.generic], first: int, target: NDArray[np.generi
         count = min(PANEL - lane, len(rows) - done)
         lanes[panel, :, lane : lane + count] = rows[done : done + count].T
         done += count
+
+
+def scaled_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The shape of a packed matrix [rows, columns] of float16 with scales: [rows / 64, columns + 2, 64]."""
+    rows, columns = shape
+    return -(-rows // PANEL), columns + SCALE_COLUMNS, PANEL
+
+
+def pack_scaled_rows(values: NDArray[np.float32], first: int, target: NDArray[np.float16]) -> None:
+    """Writes consecutive rows of a matrix to their places, each divided by its scale, a power of two.
+
+    Args:
+        values: [n, columns].
+        first: Number of the first of them in the matrix.
+        target: The packed matrix, zero where rows are filled up.
+    """
+    exponents = np.frexp(np.abs(values).max(axis=1, initial=0))[1]
+    scales = np.ldexp(np.float32(1), np.maximum(exponents, LEAST_EXPONENT) - SCALED_EXPONENT)
+    pack_rows((values / scales[:, None]).astype(np.float16), first, target[:, :-SCALE_COLUMNS])
+    rows = np.arange(first, first + len(values))
+    target[:, -SCALE_COLUMNS:].reshape(len(target), -1).view(np.float32)[rows // PANEL, rows % PANEL] = scales
 
 
 def quantized_shape(shape: tuple[int, ...], form: QuantFormat) -> tuple[int, int, int]:

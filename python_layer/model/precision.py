@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 
 from python_layer.model.config import Qwen3Config
-from python_layer.utils.cpu import ISAS, multiplies_bfloat16, supported_isas
+from python_layer.utils.cpu import ISAS, multiplies, supported_isas
 from python_layer.utils.errors import ConfigError
 
 MATRIX_DTYPES = ("float32", "bfloat16", "float16")
 CACHE_DTYPES = ("float32", "bfloat16", "int8")
 GPU_DTYPES = ("auto", "bfloat16")
-COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
+COMPUTE_DTYPES = ("auto", "float32", "bfloat16", "float16")
+FITTING_MATRICES = {"bfloat16": ("bfloat16",), "float16": ("bfloat16", "float16")}
+"""Types of matrices that may be multiplied with numbers of a type; float32 with all."""
 TILE_COLUMNS = 32
 """Of a matrix in one of AMX's tiles."""
 
@@ -66,7 +68,7 @@ def resolve_isa(cpu_isa: str, config: Qwen3Config, compute_dtype: str = "auto") 
     Args:
         cpu_isa: One of :data:`~python_layer.utils.cpu.ISAS`, or "auto": the fastest that this CPU and the model allow.
         config: The model.
-        compute_dtype: Where that is bfloat16, "auto" is the fastest that multiplies it, if any does.
+        compute_dtype: Where that is bfloat16 or float16, "auto" is the fastest that multiplies it, if any does.
 
     Raises:
         ConfigError: Another value, or one that this CPU or the model does not allow.
@@ -85,7 +87,7 @@ def resolve_isa(cpu_isa: str, config: Qwen3Config, compute_dtype: str = "auto") 
         supported = [isa for isa in supported if isa != "amx"]
     if cpu_isa != "auto":
         return cpu_isa
-    able = [isa for isa in supported if compute_dtype != "bfloat16" or multiplies_bfloat16(isa)]
+    able = [isa for isa in supported if compute_dtype in ("auto", "float32") or multiplies(isa) == compute_dtype]
     return (able or supported)[0]
 
 
@@ -93,19 +95,25 @@ def resolve_compute_dtype(compute_dtype: str, dtype: str, isa: str) -> str:
     """The type of the numbers that are multiplied with matrices; sums are float32 always.
 
     Args:
-        compute_dtype: float32, bfloat16, or "auto": bfloat16 where matrices are and ``isa`` allows it, else float32.
+        compute_dtype: float32, bfloat16, float16 or "auto": float16 with matrices of 16 bits where ``isa`` allows it,
+            bfloat16 with those of bfloat16, else float32.
         dtype: Type of the matrices.
         isa: Instruction set of the linear layers.
 
     Raises:
-        ConfigError: Another value, or bfloat16 where it is not possible; says what would be right.
+        ConfigError: Another value, or one that is not possible; says what would be right.
     """
     if compute_dtype not in COMPUTE_DTYPES:
         raise ConfigError(f"compute_dtype is {compute_dtype!r}; supported are {', '.join(COMPUTE_DTYPES)}")
+    able = multiplies(isa)
     if compute_dtype == "auto":
-        return "bfloat16" if dtype == "bfloat16" and multiplies_bfloat16(isa) else "float32"
-    if compute_dtype == "bfloat16" and dtype != "bfloat16":
-        raise ConfigError(f"compute_dtype bfloat16 needs bfloat16 matrices, but they are {dtype}; see --dtype")
-    if compute_dtype == "bfloat16" and not multiplies_bfloat16(isa):
-        raise ConfigError(f"compute_dtype bfloat16 needs AMX or AVX512-BF16, not the CPU path {isa}; take float32")
+        return able if dtype in FITTING_MATRICES.get(able, ()) else "float32"
+    fitting = FITTING_MATRICES.get(compute_dtype, MATRIX_DTYPES)
+    if dtype not in fitting:
+        raise ConfigError(
+            f"compute_dtype {compute_dtype} needs {' or '.join(fitting)} matrices, but they are {dtype}; see --dtype"
+        )
+    if compute_dtype not in ("float32", able):
+        needed = "AMX or AVX512-BF16" if compute_dtype == "bfloat16" else "AVX512-FP16"
+        raise ConfigError(f"compute_dtype {compute_dtype} needs {needed}, not the CPU path {isa}; take float32")
     return compute_dtype

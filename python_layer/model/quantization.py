@@ -70,6 +70,11 @@ def quantized_specs(specs: Sequence[WeightSpec], formats: Formats) -> list[Weigh
     return [replace(spec, form=formats.get(kind_of(spec.name))) for spec in specs]
 
 
+def scaled_specs(specs: Sequence[WeightSpec]) -> list[WeightSpec]:
+    """The same weights; packed matrices that are not quantized are float16 with a scale for each row."""
+    return [replace(spec, scaled=True) if spec.packed and not spec.form else spec for spec in specs]
+
+
 def float8_kinds(
     quantization: str, specs: Sequence[WeightSpec], given: Mapping[str, QuantFormat | Fp8Format | None]
 ) -> tuple[str, ...]:

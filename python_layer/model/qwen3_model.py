@@ -25,13 +25,13 @@ from python_layer.model.graph_choice import model_graph
 from python_layer.model.kernels import assembly_error, default_cache_dir
 from python_layer.model.pages import make_pages
 from python_layer.model.precision import Precision
-from python_layer.model.quantization import describe, float8_specs, quantized_specs
+from python_layer.model.quantization import describe
 from python_layer.model.sampler import Drawn, Sampler, SamplingRow
 from python_layer.model.sampling import SamplingParams
 from python_layer.model.step_runner import StepRunner
 from python_layer.model.thread_pool import start_thread_pool
 from python_layer.model.weight_loader import LoadedWeights, WeightLoader
-from python_layer.model.weights import ignored_tensors, weight_specs
+from python_layer.model.weights import ignored_tensors
 from python_layer.tokenizer import QwenTokenizer
 from python_layer.tokenizer.gguf_tokenizer import gguf_has_tokenizer
 from python_layer.tokenizer.tokenizer_files import has_tokenizer
@@ -77,9 +77,10 @@ class Qwen3Model:
             int8 with a scale for each position and head.
         quantization: auto (as the checkpoint has its matrices), none (dequantized to ``dtype``), int8 or int4; see
             :mod:`~python_layer.model.quantization`. What is multiplied with such matrices is rounded to int8.
-        compute_dtype: What is multiplied with the matrices: float32, or, on CPUs with AVX512-BF16 and with bfloat16
-            matrices, bfloat16, which is nearly twice as fast for prompts and batches, or auto: the faster one of
-            what is possible. Sums are float32.
+        compute_dtype: What is multiplied with the matrices: float32, or, with matrices of 16 bits, bfloat16 on CPUs
+            with AMX or AVX512-BF16 and float16 on those with AVX512-FP16, which is nearly twice as fast for prompts
+            and batches, or auto: the fastest of what is possible. Sums are float32, with float16 from 32 columns to
+            the next.
         cpu_isa: Instruction set of the linear layers, see :data:`~python_layer.utils.cpu.ISAS`; auto is the fastest.
         page_size: Positions per page of the KV cache; on a GPU a power of two.
         threads: Threads that compute, of which a process has one pool; 0 is one for each physical core that affinity
@@ -120,13 +121,12 @@ class Qwen3Model:
         precision = Precision(dtype, kv_dtype, quantization, compute_dtype, cpu_isa)
         graph = model_graph(config, self.device, precision, page_size, weight_loader.formats())
         self.dtype, self.kv_dtype = graph.dtype.name, graph.layout.dtype.name
-        self.compute_dtype = "bfloat16" if graph.paired or not graph.device.is_cpu() else "float32"
+        self.compute_dtype = graph.compute.name if graph.device.is_cpu() else "bfloat16"
         self.isa, self.formats, self.float8 = graph.isa, dict(graph.formats), graph.float8
         self.layout = graph.layout
         self.folder = weight_loader.path
-        specs, unused = weight_specs(config, packed=graph.device.is_cpu()), ignored_tensors(config)
+        specs, unused = graph.specs(), ignored_tensors(config)
         weight_loader.check(specs, unused=unused)  # before a long compilation
-        specs = float8_specs(quantized_specs(specs, self.formats), graph.float8)
         cache: CompiledGraphs = (
             CompileCache(cache_dir or default_cache_dir(), self.device)
             if compiled is None

@@ -10,8 +10,8 @@ from python_layer.model.config import Qwen3Config
 from python_layer.model.hub import resolve_model
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import model_path
-from python_layer.model.precision import resolve_dtypes, resolve_isa
-from python_layer.model.quantization import Formats, describe, kind_of, matrix_formats, quantized_specs
+from python_layer.model.precision import resolve_compute_dtype, resolve_dtypes, resolve_isa
+from python_layer.model.quantization import describe, kind_of, matrix_formats, quantized_specs, scaled_specs
 from python_layer.model.weight_loader import WeightLoader
 from python_layer.model.weight_spec import WeightSpec
 from python_layer.model.weights import weight_specs
@@ -30,36 +30,40 @@ def model_summary(settings: Settings) -> dict[str, str]:
     config = Qwen3Config.from_pretrained(folder)
     dtype, kv_dtype = resolve_dtypes(config, settings.dtype, settings.kv_dtype)
     layout = KVCacheLayout.of(config, settings.page_size, DType[kv_dtype])
-    specs = weight_specs(config)
     loader = WeightLoader(folder)
-    formats = matrix_formats(settings.quantization, specs, loader.formats())
+    formats = matrix_formats(settings.quantization, weight_specs(config), loader.formats())
+    specs = quantized_specs(weight_specs(config), formats)
+    isa = resolve_isa(settings.cpu_isa, config, settings.compute_dtype)
+    compute_dtype = resolve_compute_dtype(settings.compute_dtype, dtype, isa)
+    if compute_dtype == "float16":
+        specs = scaled_specs(specs)
     weights = sum(
-        math.prod(spec.shape_in_memory(dtype)) * DType[spec.dtype_in_memory(dtype)].size_in_bytes
-        for spec in quantized_specs(specs, formats)
+        math.prod(spec.shape_in_memory(dtype)) * DType[spec.dtype_in_memory(dtype)].size_in_bytes for spec in specs
     )
     context = config.max_position_embeddings
     return {
         "model": str(folder),
         **{f"config.{field.name}": str(getattr(config, field.name)) for field in fields(config)},
         "parameters": f"{config.num_parameters:,}",
-        **_matrices(specs, loader.stored(), formats, dtype),
+        **_matrices(specs, loader.stored(), dtype),
         "weights": f"{_megabytes(weights)} as {describe(formats, dtype)}",
         "KV cache": f"{layout.page_bytes / layout.page_size / 1024:,.1f} KiB a token as {kv_dtype}, "
         f"{_megabytes(layout.page_bytes * layout.pages_for(context))} for the whole context of {context:,} tokens",
         "CPU": cpu_description().get("model name", "unknown"),
-        "CPU path": resolve_isa(settings.cpu_isa, config, settings.compute_dtype),
+        "CPU path": f"{isa}, with {compute_dtype} beside matrices that are not quantized",
         "threads": str(choose_threads(settings.threads)),
     }
 
 
-def _matrices(specs: Sequence[WeightSpec], stored: Mapping[str, str], formats: Formats, dtype: str) -> dict[str, str]:
+def _matrices(specs: Sequence[WeightSpec], stored: Mapping[str, str], dtype: str) -> dict[str, str]:
     """Of each kind of matrix, how the files hold it and what it is in a CPU's memory."""
     rows = {}
     for spec in specs:
         if len(spec.shape) == 2:
             kind = kind_of(spec.name)
             found = sorted({stored.get(source, "nothing that can be read") for source, _ in spec.sources})
-            rows[f"matrices.{kind}"] = f"{' and '.join(found)} in the file, {formats.get(kind, dtype)} in memory"
+            kept = spec.form or ("float16 with a scale for each row" if spec.scaled else dtype)
+            rows[f"matrices.{kind}"] = f"{' and '.join(found)} in the file, {kept} in memory"
     return rows
 
 

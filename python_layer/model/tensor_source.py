@@ -114,6 +114,14 @@ class GroupedTensor(ComputedTensor, ABC):
         return self.format
 
 
+def float_rows(source: TensorSource, start: int, stop: int) -> NDArray[np.float32]:
+    """Rows of any source as float32."""
+    given = source.rows(start, stop)
+    values = np.empty(given.shape, np.float32)
+    convert(given.reshape(-1), source.dtype, values.reshape(-1), "float32")
+    return values
+
+
 def quantized_rows(source: TensorSource, start: int, stop: int, wanted: QuantFormat) -> QuantizedRows:
     """Rows of any source in a format: the very numbers of the file where it holds them, else rounded anew.
 
@@ -124,10 +132,7 @@ def quantized_rows(source: TensorSource, start: int, stop: int, wanted: QuantFor
     fitted = source.quantized(start, stop).fitted(wanted) if source.format is not None else None
     if fitted is not None:
         return fitted
-    given = source.rows(start, stop)
-    values = np.empty(given.shape, np.float32)
-    convert(given.reshape(-1), source.dtype, values.reshape(-1), "float32")
-    rounded = quantize_rows(values, wanted.bits, wanted.group)
+    rounded = quantize_rows(float_rows(source, start, stop), wanted.bits, wanted.group)
     exact = rounded.fitted(wanted)
     assert exact is not None  # only offsets may differ
     return exact

@@ -18,9 +18,9 @@ from python_layer.model.checkpoint import Checkpoint, open_checkpoint
 from python_layer.model.dtype_conversion import STORAGE, convert
 from python_layer.model.fp8 import SCALED_ROWS, Fp8Format, Fp8Tensor
 from python_layer.model.hub import resolve_model
-from python_layer.model.packing import pack_quantized_rows, pack_rows
+from python_layer.model.packing import pack_quantized_rows, pack_rows, pack_scaled_rows
 from python_layer.model.quantized import QuantFormat
-from python_layer.model.tensor_source import TensorSource, quantized_rows
+from python_layer.model.tensor_source import TensorSource, float_rows, quantized_rows
 from python_layer.model.weight_cache import WeightCache, fingerprint
 from python_layer.model.weight_spec import Float8Part, WeightSpec
 from python_layer.utils.cores import choose_threads
@@ -243,6 +243,8 @@ class _Piece:
             elif self.spec.form:
                 quantized = quantized_rows(self.source, start, stop, self.spec.form)
                 pack_quantized_rows(quantized, self.first, self.target.view(np.uint8))
+            elif self.spec.scaled:
+                pack_scaled_rows(float_rows(self.source, start, stop), self.first, self.target.view(np.float16))
             else:
                 self._copy_plain(self.source.rows(start, stop))
         except OverflowError:

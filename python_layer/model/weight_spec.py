@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from python_layer.model.fp8 import gpu_scales_shape
-from python_layer.model.packing import packed_shape, quantized_shape
+from python_layer.model.packing import packed_shape, quantized_shape, scaled_shape
 from python_layer.model.quantized import QuantFormat
 
 
@@ -26,6 +26,7 @@ class WeightSpec:
         dtype: Its type in memory; None is the model's.
         packed: It is a matrix that lies in memory as the kernels of linear layers want it.
         form: How it is quantized, and then packed too; None is not.
+        scaled: It is packed as float16 with a scale for each row.
         float8: It is a part of a matrix [N, K] of this shape that stays e4m3: its numbers, or its scales.
         layers: It is that of so many layers, one after the other; in memory they are its first dimension.
     """
@@ -36,14 +37,15 @@ class WeightSpec:
     dtype: str | None = None
     packed: bool = False
     form: QuantFormat | None = None
+    scaled: bool = False
     float8: Float8Part | None = None
     layers: int | None = None
 
     def dtype_in_memory(self, dtype: str) -> str:
-        """Its type in a model of the type ``dtype``: that, its own, or uint8 where it is quantized."""
+        """Its type in a model of the type ``dtype``: that, its own, uint8 where quantized, float16 where scaled."""
         if self.float8:
             return "uint8" if self.float8 is Float8Part.NUMBERS else "float32"
-        return "uint8" if self.form else self.dtype or dtype
+        return "uint8" if self.form else "float16" if self.scaled else self.dtype or dtype
 
     def shape_in_memory(self, dtype: str) -> tuple[int, ...]:
         """Its shape in the model's type ``dtype``."""
@@ -53,6 +55,8 @@ class WeightSpec:
     def _layer_in_memory(self, dtype: str) -> tuple[int, ...]:
         if self.form:
             return quantized_shape(self.shape, self.form)
+        if self.scaled:
+            return scaled_shape(self.shape)
         if self.float8 is Float8Part.SCALES:
             return gpu_scales_shape(self.shape)
         return packed_shape(self.shape, self.dtype or dtype) if self.packed else self.shape

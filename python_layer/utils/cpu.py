@@ -26,6 +26,7 @@ def cpu_fingerprint() -> str:
 
 ISAS = {
     "amx": {"amx_tile", "amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512bw"},
+    "avx512_fp16": {"avx512_fp16", "avx512_vnni", "avx512bw"},
     "avx512_bf16": {"avx512_bf16", "avx512_vnni", "avx512bw"},
     "avx512_vnni": {"avx512_vnni", "avx512bw"},
     "avx2_vnni": {"avx_vnni", "avx2", "fma", "f16c"},
@@ -66,6 +67,8 @@ def supported_isas() -> list[str]:
     return names
 
 
-def multiplies_bfloat16(isa: str) -> bool:
-    """Whether an instruction set has products of bfloat16 pairs."""
-    return isa in ("amx", "avx512_bf16")
+def multiplies(isa: str) -> str:
+    """The type of the numbers that an instruction set multiplies fastest: bfloat16 pairs, float16 or float32."""
+    if isa in ("amx", "avx512_bf16"):
+        return "bfloat16"
+    return "float16" if isa == "avx512_fp16" else "float32"

@@ -44,12 +44,21 @@ class Settings(BaseSettings):
     weight_cache: bool = Field(
         True, description="Keep the weights on disk as they lie in memory, so that the next start is fast."
     )
-    compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="What is multiplied with bfloat16 matrices; auto is bfloat16 where the CPU gains by it."
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="What is multiplied with matrices of 16 bits; auto is what the CPU multiplies fastest."
     )
-    cpu_isa: Literal["auto", "amx", "avx512_bf16", "avx512_vnni", "avx2_vnni", "avx512", "avx2", "neon", "portable"] = (
-        Field("auto", description="Instruction set of the linear layers; auto is the fastest that the CPU has.")
-    )
+    cpu_isa: Literal[
+        "auto",
+        "amx",
+        "avx512_fp16",
+        "avx512_bf16",
+        "avx512_vnni",
+        "avx2_vnni",
+        "avx512",
+        "avx2",
+        "neon",
+        "portable",
+    ] = Field("auto", description="Instruction set of the linear layers; auto is the fastest that the CPU has.")
     threads: int = Field(0, ge=0, description="Threads that compute; 0 is one per physical core.")
     device: str = Field(
         "cpu", pattern=r"^(cpu|auto|gpu(:\d+)?)$", description="Where the model runs: cpu, gpu, gpu:N, or auto."

@@ -19,6 +19,7 @@ class MachineLimits:
     Attributes:
         bandwidth: Bytes read from memory per second.
         flops: float32 operations per second of vector FMAs.
+        fp16_flops: Likewise of float16, by AVX512-FP16; 0 where the CPU lacks it.
         bf16_flops: Likewise of products of bfloat16, by AMX or else AVX512-BF16; 0 where the CPU lacks both.
         int8_ops: Likewise of products of 8-bit integers, by AMX or else VNNI.
         fork_join_us: Microseconds to hand every thread of the pool an empty task and to wait for all.
@@ -27,15 +28,16 @@ class MachineLimits:
 
     bandwidth: float
     flops: float
+    fp16_flops: float
     bf16_flops: float
     int8_ops: float
     fork_join_us: float
     threads: int
 
     def rate(self, dtype: str) -> float:
-        """Operations per second on products of a type, or of the next wider one where that is faster."""
-        bfloat16 = max(self.bf16_flops, self.flops)
-        return {"float32": self.flops, "bfloat16": bfloat16, "int8": max(self.int8_ops, bfloat16)}[dtype]
+        """Operations per second on products of a type, or of another as wide or wider where that is faster."""
+        half = max(self.bf16_flops, self.fp16_flops, self.flops)
+        return {"float32": self.flops, "int8": max(self.int8_ops, half)}.get(dtype, half)
 
 
 def measure_limits(threads: int = 0) -> MachineLimits:

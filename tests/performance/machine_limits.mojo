@@ -1,8 +1,9 @@
 """What all cores of the CPU can do at most, as one JSON object.
 
-bandwidth: bytes read from memory per second, in huge pages. flops: operations per second of float32 FMAs; bf16_flops
-and int8_ops: of AMX, or else of vdpbf16ps and vpdpbusd, or 0 where the CPU lacks them. fork_join_us: handing an empty task to each thread
-of the pool and waiting for all. threads: of the pool, one per core that the process may run on.
+bandwidth: bytes read from memory per second, in huge pages. flops: operations per second of float32 FMAs; fp16_flops
+of those of float16, bf16_flops and int8_ops of AMX, or else of vdpbf16ps and vpdpbusd; 0 where the CPU lacks them.
+fork_join_us: handing an empty task to each thread of the pool and waiting for all. threads: of the pool, one per core
+that the process may run on.
 """
 
 from std.ffi import external_call
@@ -162,10 +163,13 @@ def main() raises:
     # Which of the two is faster depends on the CPU's own prefetching.
     var bandwidth = max(read_bandwidth[0](threads), read_bandwidth[2048](threads))
     var bf16 = 0.0
+    var fp16 = 0.0
     var int8 = 0.0
     comptime if WIDTH == 16:  # AVX-512
         if cpu_has("avx512_bf16"):
             bf16 = product_rate["vdpbf16ps", 4](threads)
+        if cpu_has("avx512_fp16"):
+            fp16 = product_rate["vfmadd231ph", 4](threads)
         if cpu_has("avx512_vnni"):
             int8 = product_rate["vpdpbusd", 8](threads)
         if cpu_has("amx_bf16") and cpu_has("amx_int8") and may_use_tiles():
@@ -175,6 +179,6 @@ def main() raises:
         if cpu_has("avx_vnni"):
             int8 = product_rate["{vex} vpdpbusd", 8](threads)
     print(
-        t'{{"bandwidth": {bandwidth}, "flops": {product_rate["", 2](threads)}, "bf16_flops": {bf16}, "int8_ops": {int8}, '
-        t'"fork_join_us": {fork_join_us(threads)}, "threads": {threads}}}'
+        t'{{"bandwidth": {bandwidth}, "flops": {product_rate["", 2](threads)}, "fp16_flops": {fp16}, "bf16_flops": {bf16}, '
+        t'"int8_ops": {int8}, "fork_join_us": {fork_join_us(threads)}, "threads": {threads}}}'
     )

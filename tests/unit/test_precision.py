@@ -43,6 +43,33 @@ def test_intel_multiplies_float32_faster_than_bfloat16_pairs(
     assert cpu.supported_isas()[:2] == ["amx", "avx512_vnni"]
 
 
+def test_float16_comes_after_amx_alone(monkeypatch: pytest.MonkeyPatch, config: Qwen3Config) -> None:
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: AMX | {"avx512_fp16"})
+    monkeypatch.setattr(cpu, "cpu_description", lambda: {"vendor_id": "GenuineIntel"})
+    monkeypatch.setattr(cpu, "may_use_tiles", lambda: False)
+    assert cpu.supported_isas()[:3] == ["avx512_fp16", "avx512_vnni", "avx512_bf16"]
+    assert precision.resolve_isa("auto", config, "bfloat16") == "avx512_bf16"
+    monkeypatch.setattr(cpu, "may_use_tiles", lambda: True)
+    assert cpu.supported_isas()[:2] == ["amx", "avx512_fp16"]
+    assert precision.resolve_isa("auto", config, "float16") == "avx512_fp16"
+
+
+@pytest.mark.parametrize(
+    ("compute_dtype", "dtype", "isa", "expected"),
+    [
+        ("auto", "bfloat16", "avx512_fp16", "float16"),
+        ("auto", "float16", "avx512_fp16", "float16"),
+        ("auto", "float32", "avx512_fp16", "float32"),
+        ("auto", "float16", "amx", "float32"),
+        ("auto", "bfloat16", "avx2", "float32"),
+        ("float32", "bfloat16", "amx", "float32"),
+        ("float16", "bfloat16", "avx512_fp16", "float16"),
+    ],
+)
+def test_what_is_multiplied_with_matrices(compute_dtype: str, dtype: str, isa: str, expected: str) -> None:
+    assert precision.resolve_compute_dtype(compute_dtype, dtype, isa) == expected
+
+
 def test_vnni_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "cpu_description", lambda: {"vendor_id": "AuthenticAMD"})
     monkeypatch.setattr(cpu, "cpu_flags", lambda: {"avx2", "fma", "f16c", "avx_vnni"})
@@ -71,3 +98,9 @@ def test_what_a_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch, config: Qw
         precision.resolve_isa("sse9", config)
     with pytest.raises(ConfigError, match="needs AMX or AVX512-BF16, not the CPU path avx2"):
         precision.resolve_compute_dtype("bfloat16", "bfloat16", "avx2")
+    with pytest.raises(ConfigError, match="compute_dtype float16 needs AVX512-FP16, not the CPU path amx"):
+        precision.resolve_compute_dtype("float16", "bfloat16", "amx")
+    with pytest.raises(ConfigError, match="float16 needs bfloat16 or float16 matrices, but they are float32"):
+        precision.resolve_compute_dtype("float16", "float32", "avx512_fp16")
+    with pytest.raises(ConfigError, match="compute_dtype is 'int4'; supported are auto, float32, bfloat16, float16"):
+        precision.resolve_compute_dtype("int4", "float32", "avx2")

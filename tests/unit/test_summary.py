@@ -24,7 +24,7 @@ SHAPES |= {"mlp.gate_proj": (384, 128), "mlp.up_proj": (384, 128), "mlp.down_pro
 
 
 def matrices(model: Path, **flags: Any) -> dict[str, str]:
-    summary = model_summary(load_settings({"model": str(model), **flags}))
+    summary = model_summary(load_settings({"model": str(model), "compute_dtype": "float32", **flags}))
     return {name.removeprefix("matrices."): value for name, value in summary.items() if name.startswith("matrices.")}
 
 
@@ -44,6 +44,16 @@ def test_floats(tmp_path: Path) -> None:
     assert matrices(folder, quantization="int4") == dict.fromkeys(kinds, rounded)
     (folder / "model.safetensors").unlink()
     assert matrices(folder)["o"] == "nothing that can be read in the file, bfloat16 in memory"
+
+
+def test_cpus_that_multiply_float16_keep_it_with_scales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("python_layer.model.precision.supported_isas", lambda: ["avx512_fp16", "portable"])
+    folder = one_layer(tmp_path)
+    assert matrices(folder, compute_dtype="auto")["o"] == (
+        "bfloat16 in the file, float16 with a scale for each row in memory"
+    )
+    assert matrices(folder, compute_dtype="auto", quantization="int4")["o"].endswith("int4 in groups of 32 in memory")
+    assert matrices(folder, compute_dtype="auto", dtype="float32")["o"].endswith("float32 in memory")
 
 
 @pytest.mark.parametrize(

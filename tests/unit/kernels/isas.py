@@ -2,14 +2,17 @@
 
 import os
 
-from python_layer.utils.cpu import multiplies_bfloat16, supported_isas
+from python_layer.utils.cpu import multiplies, supported_isas
 
 BEST = next(isa for isa in supported_isas() if isa != "amx")
 """The one that is used unless another is asked for; AMX, whose tiles take columns of some numbers only, has tests of
 its own, in `test_amx.py`."""
 
-PAIRED = next((isa for isa in supported_isas() if multiplies_bfloat16(isa) and isa != "amx"), None)
+PAIRED = next((isa for isa in supported_isas() if multiplies(isa) == "bfloat16" and isa != "amx"), None)
 """The one that multiplies bfloat16 pairs, if there is one."""
+
+HALVES = "avx512_fp16" if "avx512_fp16" in supported_isas() else None
+"""The one that multiplies float16, if the CPU has it."""
 
 
 def other_isas() -> list[str]:

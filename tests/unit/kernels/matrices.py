@@ -6,7 +6,14 @@ import numpy as np
 from max.driver import Buffer
 from max.dtype import DType
 
-from python_layer.model.packing import pack_quantized_rows, pack_rows, packed_shape, quantized_shape
+from python_layer.model.packing import (
+    pack_quantized_rows,
+    pack_rows,
+    pack_scaled_rows,
+    packed_shape,
+    quantized_shape,
+    scaled_shape,
+)
 from python_layer.model.quantized import QuantFormat, QuantizedRows
 
 
@@ -19,6 +26,15 @@ def packed(w: Buffer) -> Buffer:
     pack_rows(rows[:middle], 0, target)
     pack_rows(rows[middle:], middle, target)
     return Buffer.from_numpy(target).view(w.dtype, target.shape)
+
+
+def packed_scaled(w: np.ndarray) -> np.ndarray:
+    """A float32 matrix as float16 with a scale for each row, packed in two parts."""
+    target = np.zeros(scaled_shape(w.shape), np.float16)
+    middle = len(w) // 3
+    pack_scaled_rows(w[:middle], 0, target)
+    pack_scaled_rows(w[middle:], middle, target)
+    return target
 
 
 def random_quantized(rng: np.random.Generator, rows: int, columns: int, form: QuantFormat) -> QuantizedRows:

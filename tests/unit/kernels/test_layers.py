@@ -14,8 +14,8 @@ from python_layer.model.graph_ops import StepInputs
 from python_layer.model.linear import LinearLayers
 from python_layer.model.quantized import QuantFormat, quantize_rows
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor, to_dtype
-from tests.unit.kernels.isas import BEST, PAIRED, other_isas
-from tests.unit.kernels.matrices import packed, packed_quantized
+from tests.unit.kernels.isas import BEST, HALVES, PAIRED, other_isas
+from tests.unit.kernels.matrices import packed, packed_quantized, packed_scaled
 
 # Sizes that fill no panel of a matrix, but of attention's heads.
 LAYERS, HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, PAGE = 3, 160, 224, 4, 2, 64, 16
@@ -28,6 +28,7 @@ SHAPES = {
 }
 NORMS = {"input_norm": HIDDEN, "q_norm": HEAD_DIM, "k_norm": HEAD_DIM, "post_norm": HIDDEN}
 BIASES = {"qkv_bias": SHAPES["qkv"][0], "o_bias": HIDDEN}
+BF16 = DType.bfloat16
 INT8, INT4 = QuantFormat(8, 32, False), QuantFormat(4, 32, True)
 
 
@@ -37,7 +38,7 @@ class Case:
 
     weights: DType
     cache: DType
-    paired: bool = False
+    compute: DType = FLOAT
     biases: bool = False
     isa: str = BEST
     formats: tuple[tuple[str, QuantFormat], ...] = ()
@@ -56,13 +57,15 @@ class Case:
 
 
 CASES = {
-    "bfloat16": Case(DType.bfloat16, DType.bfloat16, biases=True, paired=BEST == PAIRED),
+    "bfloat16": Case(BF16, BF16, BF16 if BEST == PAIRED else FLOAT, biases=True),
     "quantized": Case(FLOAT, FLOAT, formats=(("qkv", INT8), ("o", INT4), ("gate_up", INT4), ("down", INT8))),
 }
 if PAIRED and PAIRED != BEST:
-    CASES["pairs"] = Case(DType.bfloat16, DType.bfloat16, isa=PAIRED, paired=True)
+    CASES["pairs"] = Case(BF16, BF16, BF16, isa=PAIRED)
+if HALVES:
+    CASES["float16"] = Case(DType.float16, BF16, DType.float16, isa=HALVES)
 if "avx2" in other_isas():  # whose blocks of rows are of another size
-    CASES["avx2"] = Case(DType.bfloat16, DType.bfloat16, isa="avx2")
+    CASES["avx2"] = Case(BF16, BF16, isa="avx2")
 
 
 def random_weights(rng: np.random.Generator, case: Case, name: str) -> Buffer | np.ndarray:
@@ -84,6 +87,8 @@ def random_weight(rng: np.random.Generator, case: Case, name: str) -> Buffer | n
         rounded = quantize_rows(values, form.bits, form.group).fitted(form)
         assert rounded is not None
         return packed_quantized(rounded)
+    if case.compute == DType.float16:
+        return Buffer.from_numpy(packed_scaled(values))
     return packed(to_dtype(values, case.weights)[0])
 
 
@@ -119,14 +124,15 @@ def layer_by_parts(
         return make(f"mili.{name}", DEVICE, values, [tensor(dtype, *shape)], parameters)[0].tensor
 
     def apply(kind: str, rows: TensorValue) -> TensorValue:
-        chosen = replace(linear, paired=False) if kind == "o" else linear  # which keeps float32
+        keeps_float32 = kind == "o" and case.compute == BF16
+        chosen = replace(linear, compute=FLOAT) if keeps_float32 else linear
         y = chosen.apply(kind, rows, w[kind], SHAPES[kind][0])
         bias = w.get(f"{kind}_bias")
         return y if bias is None else y + bias
 
     place = [step.positions, step.row_offsets, step.page_table, layer]
     qkv = apply("qkv", op("rms_norm", [x, w["input_norm"], eps], ["T", HIDDEN]))
-    q_type = DType.bfloat16 if case.paired else FLOAT
+    q_type = BF16 if case.compute == BF16 else FLOAT
     heads = [step.cache, qkv, w["q_norm"], w["k_norm"], rope, *place, eps]
     q = op("qk_norm_rope_store", heads, ["T", HEADS * HEAD_DIM], q_type)
     attended = op("paged_attention", [step.cache, q, *place], ["T", HEADS * HEAD_DIM], head_dim=HEAD_DIM)
@@ -146,7 +152,7 @@ def every_case() -> OpRunner:
         for case in CASES.values():
             caches, weights = rest[:2], rest[2 : 2 + len(case.names)]
             rest = rest[2 + len(case.names) :]
-            linear = LinearLayers(case.isa, case.paired, dict(case.formats))
+            linear = LinearLayers(case.isa, case.compute, dict(case.formats))
             w = {name: value.tensor for name, value in zip(case.names, weights, strict=True)}
             step = StepInputs(
                 caches[1].buffer, x.tensor, positions.tensor, offsets.tensor, table.tensor, positions.tensor
@@ -173,7 +179,7 @@ def every_case() -> OpRunner:
 def empty_cache(case: Case, pages: int) -> Buffer:
     """Not-a-number everywhere: what no request wrote must not be read."""
     shape = (pages, LAYERS, 2, KV_HEADS, PAGE, HEAD_DIM)
-    if case.cache == DType.bfloat16:
+    if case.cache == BF16:
         return Buffer.from_numpy(np.full(shape, 0x7FC0, np.uint16)).view(case.cache, shape)
     return Buffer.from_numpy(np.full(shape, np.nan, np.float32))
 
