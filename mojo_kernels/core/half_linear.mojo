@@ -1,116 +1,77 @@
 """Linear layer in float16: y = x @ w.T on rows and weights of float16 with a scale each; see `half_rows.mojo`.
 
-A float16 FMA has twice the numbers of a float32 one. The products of 32 columns are summed in float16, and these sums
-in float32. That loses less than bfloat16's rounding of x: each of the 32 roundings is 2^-12 at most, relative to a
-part of the sum. Chunks begin at multiples of 32 columns and each lane's sum runs over k in order, so a row's result
-never depends on the rows beside it (batch invariance).
+A float16 FMA has twice the numbers of a float32 one. Columns of even and of odd numbers are summed apart: up to 32
+products in float16, these sums in float32, and at last the two. That loses less than bfloat16's rounding of x: each of
+the 32 roundings is 2^-12 at most, relative to a part of the sum. Chunks begin at multiples of 64 columns and each
+lane's sum runs over k in order, so a row's result never depends on the rows beside it (batch invariance).
 """
 
 from std.math import ceildiv
 from std.memory import bitcast
+from std.sys.intrinsics import prefetch
 
 import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 
-from .half_rows import HALF_BLOCK, HalfMatrix, HalfRows
-from .packed import NextWeights, PANEL, fetch_ahead, store_outputs
+from .half_rows import FEW_BLOCK, HALF_BLOCK, HalfMatrix, HalfRows, HalfTile, PAIRS, WIDE
+from .packed import AHEAD, LINE, PANEL, READ_SOON, store_outputs
 from ..utils.isa import HALVES, Halves, add_halves, put_halves
 from ..utils.parallel import parallel_ranges
 from ..utils.types import ReadPtr, WritePtr, floats, require_cpu, untracked
 
 comptime CHUNK = 32
-"""Columns whose products are summed in float16."""
-comptime ASKING = 8
-"""Columns between two requests for the next panel."""
-comptime VECTORS = PANEL // HALVES
-comptime WIDE = 16
-"""Float32 numbers in a vector."""
-comptime TILES = [HALF_BLOCK, 8, 4, 2, 1]
+"""Pairs of columns whose products are summed in float16."""
+comptime PASS = 24
+"""Rows that go through a panel together, chunk by chunk: each finds the chunk's weights in the nearest cache."""
+comptime LINES = 2 * PAIRS // LINE
+"""Cache lines of a pair of columns."""
+comptime VECTORS = PAIRS // HALVES
+comptime TILES = [HALF_BLOCK, FEW_BLOCK, 2, 1]
 """Rows of register tiles, the largest first."""
 
 
 @always_inline
-def add_columns[
-    rows: Int
+def add_chunk[
+    rows: Int, lines: Int
 ](
-    mut acc: Array[Halves, rows * VECTORS],
-    x: ReadPtr[DType.uint32],
-    x_stride: Int,
+    sums: WritePtr[DType.float32],
+    x: HalfTile,
     w: ReadPtr[DType.float16],
-    begin: Int,
-    end: Int,
+    pairs: Int,
+    ahead: ReadPtr[DType.uint8],
 ):
-    """Adds the products at some columns."""
-    for k in range(begin, end):
-        var here = w.unsafe_offset(k * PANEL)
-        fetch_ahead[2 * PANEL](here)
-        var wv = Array[Halves, VECTORS](fill=Halves(0))
-        comptime for v in range(VECTORS):
-            wv[v] = bitcast[DType.uint32, 16](here.unsafe_load[width=HALVES](v * HALVES))
-        comptime for r in range(rows):
-            var xv = Halves(x[unsafe_offset=k * x_stride + r])
-            comptime for v in range(VECTORS):
-                acc[r * VECTORS + v] = add_halves(acc[r * VECTORS + v], xv, wv[v])
-
-
-def half_tile[
-    rows: Int
-](
-    y: WritePtr[DType.float32],
-    y_stride: Int,
-    x: HalfRows,
-    m: Int,
-    w: HalfMatrix,
-    panel: ReadPtr[DType.float16],
-    outputs: Int,
-    next: NextWeights,
-):
-    """Some rows against a panel.
+    """Adds the products of some rows at up to a chunk of columns.
 
     Parameters:
         rows: How many, all of one block.
+        lines: Cache lines that are asked for with each pair.
 
     Args:
-        y: The panel's first output of the first row; row r begins at `y + r * y_stride`.
-        y_stride: Elements from one row of y to the next.
-        x: All rows.
-        m: The first of these.
-        w: The matrix.
-        panel: The panel.
-        outputs: How many of the lanes are outputs.
-        next: What a tile of several rows asks memory for meanwhile.
+        sums: [rows, 64, 2], of even and odd columns.
+        x: The rows.
+        w: The weights.
+        pairs: How many.
+        ahead: Where the lines lie.
     """
-    comptime Vector = SIMD[DType.float32, WIDE]
-    var sums = Array[Float32, rows * PANEL](fill=0)
-    var halves = Array[Float16, rows * PANEL](uninitialized=True)
-    var sp = untracked(sums.unsafe_ptr())
+    var acc = Array[Halves, rows * VECTORS](fill=Halves(0))
+    for k in range(pairs):
+        comptime for line in range(lines):
+            prefetch[READ_SOON](ahead.unsafe_offset((k * lines + line) * LINE))
+        var wv = Array[Halves, VECTORS](fill=Halves(0))
+        comptime for v in range(VECTORS):
+            wv[v] = bitcast[DType.uint32, 16](w.unsafe_load[width=HALVES](k * PAIRS + v * HALVES))
+        comptime for r in range(rows):
+            var xv = Halves(x.data[unsafe_offset=k * x.stride + r])
+            comptime for v in range(VECTORS):
+                acc[r * VECTORS + v] = add_halves(acc[r * VECTORS + v], xv, wv[v])
+    var halves = Array[Float16, rows * PAIRS](uninitialized=True)
     var hp = untracked(halves.unsafe_ptr())
-    var data = x.row(m)
-    # A tile of so many rows is a whole block.
-    var stride = rows if rows == HALF_BLOCK else x.together(m)
-    for begin in range(0, x.columns, CHUNK):
-        var acc = Array[Halves, rows * VECTORS](fill=Halves(0))
-        var end = min(begin + CHUNK, x.columns)
-        comptime if rows == 1:
-            add_columns[rows](acc, data, stride, panel, begin, end)
-        else:
-            for k in range(begin, end, ASKING):
-                next.fetch_share(k // ASKING)
-                add_columns[rows](acc, data, stride, panel, k, min(k + ASKING, end))
-        comptime for i in range(rows * VECTORS):
-            put_halves(hp.unsafe_offset(i * HALVES), acc[i])
-        comptime for i in range(rows * PANEL // WIDE):
-            var wide = hp.unsafe_load[width=WIDE](i * WIDE).cast[DType.float32]()
-            sp.unsafe_store(i * WIDE, sp.unsafe_load[width=WIDE](i * WIDE) + wide)
-    var scales = w.scales(panel)
-    comptime for r in range(rows):
-        var scale = x.scales()[unsafe_offset=m + r]
-        comptime for lane in range(0, PANEL, WIDE):
-            var factor = scales.unsafe_load[width=WIDE](lane) * scale
-            var sum = sp.unsafe_load[width=WIDE](r * PANEL + lane)
-            store_outputs[WIDE](y.unsafe_offset(r * y_stride), lane, sum * factor, outputs)
-    _ = sums^
+    comptime for i in range(rows * VECTORS):
+        put_halves(hp.unsafe_offset(i * HALVES), acc[i])
+    comptime for i in range(0, rows * PAIRS, WIDE):
+        var wide = hp.unsafe_load[width=WIDE](i).cast[DType.float32]()
+        sums.unsafe_store(i, sums.unsafe_load[width=WIDE](i) + wide)
     _ = halves^
 
 
@@ -121,7 +82,7 @@ def half_panel(
     w: HalfMatrix,
     index: Int,
     outputs: Int,
-    next: NextWeights,
+    next: ReadPtr[DType.uint8],
 ):
     """All rows of x against a panel.
 
@@ -135,20 +96,53 @@ def half_panel(
         next: The panel that is needed next.
     """
     var panel = w.panel(index)
-    var shares = ceildiv(x.columns, ASKING)
-    var m = 0
-    while m < x.rows:
-        comptime for rows in TILES:
-            if x.rows - m >= rows:
-                var asked = next.part[rows, 1](m, 0, x.rows, 2 * HalfMatrix.panel_size(x.columns), shares)
-                half_tile[rows](y.unsafe_offset(m * y_stride), y_stride, x, m, w, panel, outputs, asked)
-                m += rows
-                break
+    var bytes = 2 * HalfMatrix.panel_size(x.columns)
+    var room = Array[Float32, PASS * PAIRS](uninitialized=True)
+    var sums = untracked(room.unsafe_ptr())
+    for first in range(0, x.rows, PASS):
+        var count = min(PASS, x.rows - first)
+        for i in range(0, count * PAIRS, WIDE):
+            sums.unsafe_store(i, SIMD[DType.float32, WIDE](0))
+        for begin in range(0, x.pairs(), CHUNK):
+            var pairs = min(CHUNK, x.pairs() - begin)
+            var here = panel.unsafe_offset(begin * PAIRS)
+            # The last chunks ask for the beginning of the next panel.
+            var later = 2 * begin * PAIRS + AHEAD
+            var ahead = next.unsafe_offset(later - bytes)
+            if later < bytes:
+                ahead = panel.unsafe_bitcast[UInt8]().unsafe_offset(later)
+            # Tiles share the asking; where the panel is in the cache already, there is none.
+            var tiles = ceildiv(count, x.block())
+            var asked = 0
+            var m = 0
+            while m < count:
+                var now = ceildiv(LINES - asked, tiles) if first == 0 else 0
+                tiles -= 1
+                var from_ = ahead.unsafe_offset(asked * pairs * LINE)
+                var tile = x.tile(first + m).later(begin)
+                comptime for rows in TILES:
+                    if tile.rows >= rows:
+                        var to = sums.unsafe_offset(m * PAIRS)
+                        comptime for lines in [0, 1, 2, LINES]:
+                            if now == lines:
+                                add_chunk[rows, lines](to, tile, here, pairs, from_)
+                        m += rows
+                        break
+                asked += now
+        var scales = w.scales(panel)
+        for r in range(count):
+            var scale = x.scales()[unsafe_offset=first + r]
+            var row = y.unsafe_offset((first + r) * y_stride)
+            comptime for lane in range(0, PANEL, WIDE):
+                var factor = scales.unsafe_load[width=WIDE](lane) * scale
+                var even, odd = sums.unsafe_load[width=2 * WIDE](r * PAIRS + 2 * lane).deinterleave()
+                store_outputs[WIDE](row, lane, (even + odd) * factor, outputs)
+    _ = room^
 
 
 @extensibility.register("mili.half_linear")
 struct HalfLinear:
-    """`y[T, N] = x[T, K] @ w[N, K].T` with x rounded to float16 by rows; w packed as [N / 64, K + 2, 64]."""
+    """`y[T, N] = x[T, K] @ w[N, K].T` with x rounded to float16 by rows; w packed as [N / 64, K / 2 + 1, 128]."""
 
     @staticmethod
     def execute[
@@ -163,23 +157,23 @@ struct HalfLinear:
         var size = x.dim_size(0)
         var columns = x.dim_size(1)
         var outputs = y.dim_size(1)
-        var copies = List[UInt32](unsafe_uninit_length=size * HalfRows.size(columns))
+        var copies = List[UInt32](unsafe_uninit_length=size * (ceildiv(columns, 2) + 1))
         var rows = HalfRows(untracked(copies.unsafe_ptr()), size, columns)
         var matrix = HalfMatrix(untracked(w.unsafe_ptr()), columns)
         var xp = untracked(x.unsafe_ptr())
         var yp = untracked(y.unsafe_ptr())
 
         def put(begin: Int, end: Int) {imm}:
-            for i in range(begin, end):
-                rows.put(i * HALF_BLOCK, xp.unsafe_offset(i * HALF_BLOCK * columns), columns)
+            for m in range(begin, end):
+                rows.put(m, xp.unsafe_offset(m * columns))
 
-        parallel_ranges(ceildiv(size, HALF_BLOCK), HALF_BLOCK * columns, put)
+        parallel_ranges(size, columns, put)
 
         def panels(begin: Int, end: Int) {imm}:
             for p in range(begin, end):
                 var next = matrix.panel(p + 1 if p + 1 < end else p).unsafe_bitcast[UInt8]()
                 var n = p * PANEL
-                half_panel(yp.unsafe_offset(n), outputs, rows, matrix, p, min(PANEL, outputs - n), {next})
+                half_panel(yp.unsafe_offset(n), outputs, rows, matrix, p, min(PANEL, outputs - n), next)
 
         parallel_ranges(w.dim_size(0), PANEL * size * columns, panels)
         _ = copies^
@@ -187,7 +181,7 @@ struct HalfLinear:
 
 @extensibility.register("mili.gather_half_rows")
 struct GatherHalfRows:
-    """`y[R, D] = table[rows[R], :]`, from a table that is packed as [N / 64, D + 2, 64]."""
+    """`y[R, D] = table[rows[R], :]`, from a table that is packed as [N / 64, D / 2 + 1, 128]."""
 
     @staticmethod
     def execute[
@@ -210,7 +204,7 @@ struct GatherHalfRows:
                 var panel = matrix.panel(index)
                 var scale = matrix.scales(panel)[unsafe_offset=lane]
                 for k in range(size):
-                    var number = panel[unsafe_offset=k * PANEL + lane].cast[DType.float32]()
+                    var number = panel[unsafe_offset = k // 2 * PAIRS + 2 * lane + k % 2].cast[DType.float32]()
                     yp[unsafe_offset=r * size + k] = number * scale
 
         parallel_ranges(y.dim_size(0), size, gather)

@@ -2,9 +2,6 @@
 
 from ..utils.types import ReadPtr, WritePtr
 
-comptime ROW_ROOM = 16
-"""Float32 numbers beside those of a row that a matrix is multiplied with: for its scale, in a cache line."""
-
 
 @fieldwise_init
 struct LayerSizes(TrivialRegisterPassable):
@@ -29,7 +26,7 @@ struct LayerSizes(TrivialRegisterPassable):
     def scratch(self) -> Int:
         """Float32 numbers that a layer needs for each token beside its input and output."""
         var attention = self.heads() * self.head_dim + 3 * self.q_size()
-        return 2 * (self.hidden + ROW_ROOM) + max(attention, 3 * self.inner, self.hidden)
+        return 2 * self.hidden + max(attention, 3 * self.inner, self.hidden)
 
 
 @fieldwise_init
@@ -37,7 +34,7 @@ struct Scratch(TrivialRegisterPassable):
     """What a layer keeps for all tokens between phases; attention and MLP take turns in the same memory."""
 
     var operand: WritePtr[DType.float32]
-    """[T, hidden + ROW_ROOM]: the normed rows, as the first matrix of either half takes them."""
+    """[T, hidden]: the normed rows, as the first matrix of either half takes them."""
     var between: WritePtr[DType.float32]
     """[T, hidden]: the residual stream between the halves."""
     var rows: WritePtr[DType.float32]
@@ -47,14 +44,14 @@ struct Scratch(TrivialRegisterPassable):
     var attended: WritePtr[DType.float32]
     """[T, q_size]."""
     var attended_operand: WritePtr[DType.float32]
-    """[T, q_size + ROW_ROOM]."""
+    """[T, q_size]."""
     var gated_operand: WritePtr[DType.float32]
-    """[T, inner + ROW_ROOM]."""
+    """[T, inner]."""
 
     def __init__(out self, memory: WritePtr[DType.float32], sizes: LayerSizes):
         var t = sizes.tokens
         self.operand = memory
-        self.between = self.operand.unsafe_offset(t * (sizes.hidden + ROW_ROOM))
+        self.between = self.operand.unsafe_offset(t * sizes.hidden)
         self.rows = self.between.unsafe_offset(t * sizes.hidden)
         self.queries = self.rows.unsafe_offset(t * sizes.heads() * sizes.head_dim)
         self.attended = self.queries.unsafe_offset(t * sizes.q_size())

@@ -6,7 +6,7 @@ from std.math import ceildiv
 
 from .float_rows import Rows, block_rows
 from .half_linear import half_panel
-from .half_rows import HALF_BLOCK, HalfMatrix, HalfRows
+from .half_rows import HALF_BLOCKS, HalfMatrix, HalfRows
 from .linear import linear_panel
 from .packed import PANEL, pack_factor
 from .quantized import quantized_panel
@@ -34,7 +34,7 @@ trait LinearWeights(TrivialRegisterPassable):
         """Brings up to `together` rows of x into the form in which they are multiplied.
 
         Args:
-            memory: Room for `tokens` rows of as many float32 and `ROW_ROOM` more.
+            memory: Room for `tokens` rows of as many float32.
             tokens: Rows of x.
             t: Number of the first of these rows, a multiple of `together`.
             x: That row.
@@ -91,7 +91,7 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
     """Type of x where w is not quantised."""
     comptime block = 0 if Self.quantized or Self.half else block_rows[Self.isa, Self.operand]()
     comptime plain = not Self.quantized and not Self.half and Self.operand == DType.float32 and Self.block == 0
-    comptime together = HALF_BLOCK if Self.half else max(Self.block, 1)
+    comptime together = HALF_BLOCKS if Self.half else max(Self.block, 1)
     comptime tiled = has_tiles[Self.isa]() and Self.operand == DType.bfloat16
     comptime Tiled = TiledRows[Self.parts, tiled=True]
 
@@ -125,7 +125,9 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
             var values = memory.unsafe_bitcast[Int8]().unsafe_offset(t * self.columns)
             quantize_row(values, scales, x, self.groups, self.columns // self.groups)
         elif Self.half:
-            HalfRows(memory.unsafe_bitcast[UInt32](), tokens, self.columns).put(t, x, x_stride)
+            var rows = HalfRows(memory.unsafe_bitcast[UInt32](), tokens, self.columns)
+            for m in range(t, min(t + Self.together, tokens)):
+                rows.put(m, x.unsafe_offset((m - t) * x_stride))
         elif Self.tiled:
             Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns).put(t, x)
         elif Self.block > 0:
@@ -159,7 +161,7 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
         comptime if Self.half:
             var x = HalfRows(memory.unsafe_bitcast[UInt32](), tokens, self.columns)
             var w = HalfMatrix(rebind[ReadPtr[DType.float16]](self.data), self.columns)
-            half_panel(y, y_stride, x, w, panel, outputs, {next})
+            half_panel(y, y_stride, x, w, panel, outputs, next)
         elif not Self.quantized:
             var w = self.data.unsafe_offset(panel * self.panel_size())
             comptime if Self.tiled:

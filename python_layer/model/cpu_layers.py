@@ -9,9 +9,6 @@ from python_layer.model.config import Qwen3Config
 from python_layer.model.graph_ops import CPU, FLOAT, LayerParts, float_constant
 from python_layer.model.linear import LinearLayers
 
-ROW_ROOM = 16
-"""As in ``layer_memory.mojo``."""
-
 MATRICES = ("qkv", "o", "gate_up", "down")
 WEIGHTS = ("input_norm", "qkv", "q_norm", "k_norm", "o", "post_norm", "gate_up", "down")
 BIASES = ("qkv_bias", "o_bias")
@@ -38,7 +35,7 @@ def cpu_layers(parts: LayerParts, hidden: TensorValue, linear: LinearLayers) -> 
 def scratch_type(config: Qwen3Config, tokens: Dim) -> BufferType:
     """The memory that a layer needs beside its input and output; as in ``layer_memory.mojo``."""
     attention = 4 * config.q_size + 2 * config.kv_size
-    size = 2 * (config.hidden_size + ROW_ROOM) + max(attention, 3 * config.intermediate_size, config.hidden_size)
+    size = 2 * config.hidden_size + max(attention, 3 * config.intermediate_size, config.hidden_size)
     return BufferType(FLOAT, [tokens, size], CPU)
 
 

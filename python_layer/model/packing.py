@@ -11,8 +11,6 @@ from python_layer.model.quantized import QuantFormat, QuantizedRows
 
 PANEL = 64
 """Rows of a matrix that are interleaved."""
-SCALE_COLUMNS = 2
-"""Columns of float16 whose place the float32 scales of rows take."""
 SCALED_EXPONENT = 5
 """Scaled rows have numbers below 2 to the power of this."""
 LEAST_EXPONENT = -100
@@ -54,9 +52,9 @@ def pack_rows(values: NDArray[np.generic], first: int, target: NDArray[np.generi
 
 
 def scaled_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape of a packed matrix [rows, columns] of float16 with scales: [rows / 64, columns + 2, 64]."""
+    """The shape of a packed matrix [rows, columns] of float16 with scales: [rows / 64, columns / 2 + 1, 128]."""
     rows, columns = shape
-    return -(-rows // PANEL), columns + SCALE_COLUMNS, PANEL
+    return -(-rows // PANEL), -(-columns // 2) + 1, 2 * PANEL
 
 
 def pack_scaled_rows(values: NDArray[np.float32], first: int, target: NDArray[np.float16]) -> None:
@@ -69,9 +67,9 @@ def pack_scaled_rows(values: NDArray[np.float32], first: int, target: NDArray[np
     """
     exponents = np.frexp(np.abs(values).max(axis=1, initial=0))[1]
     scales = np.ldexp(np.float32(1), np.maximum(exponents, LEAST_EXPONENT) - SCALED_EXPONENT)
-    pack_rows((values / scales[:, None]).astype(np.float16), first, target[:, :-SCALE_COLUMNS])
+    pack_rows((values / scales[:, None]).astype(np.float16), first, target[:, :-1])
     rows = np.arange(first, first + len(values))
-    target[:, -SCALE_COLUMNS:].reshape(len(target), -1).view(np.float32)[rows // PANEL, rows % PANEL] = scales
+    target[:, -1].view(np.float32)[rows // PANEL, rows % PANEL] = scales
 
 
 def quantized_shape(shape: tuple[int, ...], form: QuantFormat) -> tuple[int, int, int]:
