@@ -21,6 +21,7 @@ from ..memory.kv_cache import PagedKVCache
 from ..utils.parallel import WorkQueue, parallel_queue
 from ..utils.types import MutableInputTensor, ReadPtr, WritePtr, floats, untracked
 from .attention_amx import add_block_by_amx
+from .attention_halves import add_block_by_halves
 from .attention_tile import PARTIAL, TILE_ROWS, Tile
 from .attention_vectors import add_block_by_vectors
 from .products import FETCHING_ROWS
@@ -148,6 +149,8 @@ struct AttentionWork[cache_type: DType, query_type: DType, head_dim: Int, amx: B
                 self.expect(tile, item, block + 1, following, weights)
             comptime if Self.amx and Self.query_type == DType.bfloat16:
                 add_block_by_amx[Self.head_dim](rebind[Tile[DType.bfloat16, DType.bfloat16, Self.head_dim]](tile), block)
+            elif Self.cache_type == DType.float16:
+                add_block_by_halves[Self.head_dim](rebind[Tile[DType.float16, DType.float32, Self.head_dim]](tile), block)
             else:
                 add_block_by_vectors(tile, block)
         if item.partial < 0:
@@ -210,6 +213,7 @@ struct PagedAttention:
 
     Keys and values come from `cache`, where this step's own tokens must already be stored. bfloat16 queries, with a
     cache of bfloat16 and on CPUs with AVX512-BF16, ask for products of bfloat16 pairs; weights are rounded then too.
+    A cache of float16 needs AVX512-FP16.
     Head dimensions of 64 and 128. The parameter `head_dim` says which, or is 0 for either; naming it spares the
     compiler half of the work. With `amx`, bfloat16 is multiplied by AMX.
     """

@@ -10,28 +10,34 @@ from std.math import fma, round, sqrt
 
 from ..memory.batch import RaggedQueries
 from ..memory.block import BLOCK, PANELS, Block
-from ..memory.kv_cache import PagedKVCache, pair_size
+from ..memory.kv_cache import PagedKVCache, SIXTEENTH, pair_size
 from ..utils.exp import LOG2_E
 from ..utils.types import ReadPtr, WritePtr, untracked
+from .half_rows import row_scale
 from .products import LANES, Vector16, sum_type
 from .softmax import INT16_MAX, MASKED, merge_factors, weigh_row
 
 comptime TILE_ROWS = 192
 """Most query rows of a tile: so many share each load of a key or value from memory."""
+comptime QUERY_EXPONENT = -2
+"""A float16 query's largest number lies between 2 to the power of this and twice that."""
 comptime PARTIAL = LANES
 """Room of a saved row before its totals: its maximum and weight, and what keeps vectors aligned."""
 
 
 def operand_type[cache_type: DType, query_type: DType]() -> DType:
     """The type of what is multiplied with keys and values; bfloat16 queries ask for bfloat16 pairs."""
-    return DType.int16 if cache_type == DType.int8 else query_type
+    comptime if cache_type == DType.float16:
+        return cache_type
+    else:
+        return DType.int16 if cache_type == DType.int8 else query_type
 
 
 struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
     """The state of one tile; made once per thread and used for many tiles.
 
     Parameters:
-        cache_type: Type of the cache: float32, bfloat16 or int8.
+        cache_type: Type of the cache: float32, bfloat16, float16 or int8.
         query_type: Type of the queries: float32, or bfloat16 with a cache of it.
         head_dim: A multiple of 64.
     """
@@ -55,7 +61,7 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
     var queries: Array[SIMD[Self.operand, LANES], TILE_ROWS * Self.width]
     """[TILE_ROWS, head_dim]."""
     var query_scale: Array[Float32, TILE_ROWS]
-    """What scores are multiplied with: log2(e) / sqrt(head_dim), times the scale of an int16 query."""
+    """What scores are multiplied with: log2(e) / sqrt(head_dim), times the scale of an int16 or float16 query."""
     var limit: Array[Int, TILE_ROWS]
     """Number of keys each query row may see; it never falls from row to row."""
     var scores: Array[Vector16, TILE_ROWS * PANELS]
@@ -75,7 +81,7 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
     var gain: Array[Float32, TILE_ROWS]
     """What the block's sums are multiplied with."""
     var weight_scale: Array[Float32, TILE_ROWS]
-    """The scale of int16 weights, else 1."""
+    """As `RowSums.scale`."""
 
     def __init__(out self, batch: RaggedQueries[Self.query_type], kv: PagedKVCache[Self.cache_type]):
         self.batch = batch
@@ -146,6 +152,12 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
             comptime for d in range(Self.width):
                 var x = q.unsafe_load[width=LANES](d * LANES).cast[DType.float32]()
                 self.queries[r * Self.width + d] = round(x * inverse).cast[Self.operand]()
+        elif Self.operand == DType.float16:
+            var scale, inverse = row_scale[QUERY_EXPONENT](rebind[ReadPtr[DType.float32]](q), Self.head_dim)
+            self.query_scale[r] *= scale / SIXTEENTH
+            comptime for d in range(Self.width):
+                var x = q.unsafe_load[width=LANES](d * LANES).cast[DType.float32]()
+                self.queries[r * Self.width + d] = (x * inverse).cast[Self.operand]()
         else:
             comptime for d in range(Self.width):
                 self.queries[r * Self.width + d] = q.unsafe_load[width=LANES](d * LANES).cast[Self.operand]()

@@ -69,7 +69,7 @@ struct HalfRows(TrivialRegisterPassable):
         """
         var tile = self.tile(m)
         var target = tile.data.unsafe_mut_cast[True]()
-        var scale, inverse = row_scale(x, self.columns)
+        var scale, inverse = row_scale[LARGEST_EXPONENT](x, self.columns)
         self.scales()[unsafe_offset=m] = scale
         var k = 0
         while k + WIDE <= self.columns:
@@ -102,8 +102,10 @@ struct HalfTile(TrivialRegisterPassable):
 
 
 @always_inline
-def row_scale(x: ReadPtr[DType.float32], columns: Int) -> Tuple[Float32, Float32]:
-    """The power of two that a row is divided by, and one over it."""
+def row_scale[largest_exponent: Int](x: ReadPtr[DType.float32], columns: Int) -> Tuple[Float32, Float32]:
+    """A power of two, and one over it: divided by it, a row's largest number lies between 2 to the power of
+    `largest_exponent` and twice that.
+    """
     var most = SIMD[DType.float32, WIDE](0)
     var k = 0
     while k + WIDE <= columns:
@@ -113,12 +115,10 @@ def row_scale(x: ReadPtr[DType.float32], columns: Int) -> Tuple[Float32, Float32
     while k < columns:
         largest = max(largest, abs(x[unsafe_offset=k]))
         k += 1
-    # Of a float32's bits, those of the exponent; far below what float16 tells from zero, any will do.
-    var exponent = max(bitcast[DType.uint32, 1](largest) >> 23, LARGEST_EXPONENT + 1)
-    return (
-        bitcast[DType.float32, 1]((exponent - LARGEST_EXPONENT) << 23),
-        bitcast[DType.float32, 1]((254 + LARGEST_EXPONENT - exponent) << 23),
-    )
+    # Of a float32's bits, those of the exponent, as far as a float32 holds both powers.
+    var exponent = Int(bitcast[DType.uint32, 1](largest)[0] >> 23) - largest_exponent
+    var bits = UInt32(min(max(exponent, 1), 253))
+    return bitcast[DType.float32, 1](bits << 23)[0], bitcast[DType.float32, 1]((254 - bits) << 23)[0]
 
 
 @fieldwise_init

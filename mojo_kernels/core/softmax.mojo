@@ -6,13 +6,15 @@ from std.sys import inlined_assembly
 from std.utils.numerics import neg_inf
 
 from ..memory.block import BLOCK, Block
-from ..memory.kv_cache import PANEL
+from ..memory.kv_cache import PANEL, SIXTEENTH
 from ..utils.exp import exp2_vector
 from ..utils.types import WritePtr
 from .products import LANES, Vector16
 
 comptime MASKED = neg_inf[DType.float32]()
 comptime INT16_MAX = Float32(32767)
+comptime QUARTER = Float32(0.25)
+"""What float16 weights are multiplied with, so that sums of products stay within their range."""
 
 
 @always_inline
@@ -33,7 +35,7 @@ struct RowSums(TrivialRegisterPassable):
     var weight: Float32
     """The sum of 2^(score - maximum)."""
     var scale: Float32
-    """What the weights were divided by to make them int16, else 1."""
+    """What sums of weighted values are multiplied with: the scale of int16 weights, that of float16, or 1."""
 
 
 def weigh_row[
@@ -44,7 +46,8 @@ def weigh_row[
     """Turns scores into weights 2^(score - maximum).
 
     Parameters:
-        operand: Type of the weights; int16 ones are weights times the values' scales, in units of their own scale.
+        operand: Type of the weights; int16 ones are weights times the values' scales, in units of their own scale, and
+            float16 ones quarters.
 
     Args:
         scores: [BLOCK], base 2 logarithms; overwritten.
@@ -76,9 +79,13 @@ def weigh_row[
             most = max(most, scaled)
         elif operand == DType.bfloat16:
             weights.unsafe_store(i, rebind[SIMD[operand, LANES]](to_bfloat16(p)))
+        elif operand == DType.float16:
+            weights.unsafe_store(i, (p * QUARTER).cast[operand]())
         else:
             weights.unsafe_store(i, rebind[SIMD[operand, LANES]](p))
     var scale = Float32(1)
+    comptime if operand == DType.float16:
+        scale = 1 / (QUARTER * SIXTEENTH)
     comptime if operand == DType.int16:
         scale = most.reduce_max() / INT16_MAX
         var inverse = 1 / scale if scale > 0 else Float32(0)

@@ -2,11 +2,12 @@
 
 One buffer [pages, layers, 2, kv_heads, page_size, row]: a page holds `page_size` positions of one request in every
 layer, keys (0) and values (1), so that copying or swapping a page is one copy. A row is head_dim numbers; in an int8
-cache four bytes more, and the scales of all rows of a head, float32, lie behind their numbers.
+cache four bytes more, and the scales of all rows of a head, float32, lie behind their numbers. A float16 cache holds
+sixteenths, so that sums of products stay within its range.
 
 The positions of a page lie in panels of 16 [16 head_dim], interleaved as attention reads them: lanes are positions
 for keys, [head_dim / P, 16, P], and dimensions for values, [16 / P, head_dim, P]. P is 2 where CPUs multiply pairs
-(bfloat16, int8) and 1 for float32. Where 16 does not divide the page size, a page holds plain rows instead, and
+(bfloat16, float16, int8) and 1 for float32. Where 16 does not divide the page size, a page holds plain rows instead, and
 attention interleaves what it reads.
 """
 
@@ -15,6 +16,8 @@ from ..utils.types import MutableInputTensor, ReadPtr, WritePtr, untracked
 
 comptime PANEL = 16
 """Positions of a panel."""
+comptime SIXTEENTH = Float32(0.0625)
+"""What keys and values are multiplied with in a float16 cache."""
 comptime SCALE_BYTES = 4
 """Bytes of a row's scale in an int8 cache."""
 
@@ -179,6 +182,8 @@ def convert[dtype: DType](source: ReadPtr[DType.float32], offset: Int, factor: F
     var x = source.unsafe_load[width=PANEL](offset)
     comptime if dtype == DType.int8:
         return round(x * factor).cast[dtype]()
+    elif dtype == DType.float16:
+        return (x * SIXTEENTH).cast[dtype]()
     else:
         return x.cast[dtype]()
 

@@ -24,7 +24,7 @@ class KVCacheLayout:
 
     Attributes:
         page_shape: As above.
-        dtype: float32, bfloat16 or int8.
+        dtype: float32, bfloat16, float16 or int8.
     """
 
     page_shape: tuple[int, int, int, int, int]

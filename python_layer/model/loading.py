@@ -59,10 +59,6 @@ def compile_for(settings: Settings, target: ComputeDevice, folder: Path) -> list
         MiliError: As for a model that is loaded on that device.
     """
     path = resolve_model(model_path(settings))
-    precision = Precision(
-        settings.dtype, settings.kv_dtype, settings.quantization, settings.compute_dtype, settings.cpu_isa
-    )
-    graph = model_graph(
-        Qwen3Config.from_pretrained(path), target, precision, settings.page_size, WeightLoader(path).formats()
-    )
+    config, formats = Qwen3Config.from_pretrained(path), WeightLoader(path).formats()
+    graph = model_graph(config, target, Precision.of(settings), settings.page_size, formats)
     return export_graphs(folder, [graph, SampleGraph(target.ref), TokenGraph(target.ref)], target)

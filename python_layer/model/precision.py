@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from python_layer.model.config import Qwen3Config
 from python_layer.utils.cpu import ISAS, multiplies, supported_isas
 from python_layer.utils.errors import ConfigError
+from python_layer.utils.settings import Settings
 
 MATRIX_DTYPES = ("float32", "bfloat16", "float16")
-CACHE_DTYPES = ("float32", "bfloat16", "int8")
+CACHE_DTYPES = ("float32", "bfloat16", "float16", "int8")
 GPU_DTYPES = ("auto", "bfloat16")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 FITTING_MATRICES = {"bfloat16": ("bfloat16",), "float16": ("bfloat16", "float16")}
@@ -26,26 +27,69 @@ class Precision:
     compute_dtype: str = "float32"
     cpu_isa: str = "auto"
 
+    @classmethod
+    def of(cls, settings: Settings) -> "Precision":
+        """What the settings ask for."""
+        return cls(settings.dtype, settings.kv_dtype, settings.quantization, settings.compute_dtype, settings.cpu_isa)
 
-def resolve_dtypes(config: Qwen3Config, dtype: str, kv_dtype: str) -> tuple[str, str]:
-    """The types of the matrices and of the KV cache.
+
+@dataclass(frozen=True)
+class CpuTypes:
+    """What a model runs in on a CPU.
+
+    Attributes:
+        dtype: Type of the matrices that are not quantized: float32, bfloat16 or float16.
+        kv_dtype: Type of the KV cache: float32, bfloat16, float16 or int8.
+        compute_dtype: Type of what is multiplied with those matrices: float32, bfloat16 or float16.
+        isa: Instruction set of the linear layers.
+    """
+
+    dtype: str
+    kv_dtype: str
+    compute_dtype: str
+    isa: str
+
+
+def resolve_types(config: Qwen3Config, precision: Precision) -> CpuTypes:
+    """What a model runs in on this CPU.
 
     Args:
         config: The model; its checkpoint's type is what "auto" means for matrices.
-        dtype: "auto", float32, bfloat16 or float16.
-        kv_dtype: "auto", float32, bfloat16 or int8; "auto" is float32 beside float32 matrices, else bfloat16.
+        precision: What was asked for.
 
     Raises:
-        ConfigError: Another value.
+        ConfigError: A value that is not supported, or not together with the others; says what would be right.
     """
-    if dtype not in ("auto", *MATRIX_DTYPES):
-        raise ConfigError(f"dtype is {dtype!r}; supported are auto, {', '.join(MATRIX_DTYPES)}")
+    if precision.dtype not in ("auto", *MATRIX_DTYPES):
+        raise ConfigError(f"dtype is {precision.dtype!r}; supported are auto, {', '.join(MATRIX_DTYPES)}")
+    dtype = config.dtype if precision.dtype == "auto" else precision.dtype
+    isa = resolve_isa(precision.cpu_isa, config, precision.compute_dtype)
+    compute_dtype = resolve_compute_dtype(precision.compute_dtype, dtype, isa)
+    return CpuTypes(dtype, resolve_kv_dtype(precision.kv_dtype, dtype, compute_dtype, isa), compute_dtype, isa)
+
+
+def resolve_kv_dtype(kv_dtype: str, dtype: str, compute_dtype: str, isa: str) -> str:
+    """The type of the KV cache.
+
+    Args:
+        kv_dtype: One of :data:`CACHE_DTYPES`, or "auto": float32 beside float32 matrices, float16 where that is what
+            is multiplied with matrices, else bfloat16.
+        dtype: Type of the matrices.
+        compute_dtype: Type of what is multiplied with them.
+        isa: Instruction set of the linear layers.
+
+    Raises:
+        ConfigError: Another value, or float16 where the CPU does not multiply it.
+    """
     if kv_dtype not in ("auto", *CACHE_DTYPES):
         raise ConfigError(f"kv_dtype is {kv_dtype!r}; supported are auto, {', '.join(CACHE_DTYPES)}")
-    matrices = config.dtype if dtype == "auto" else dtype
+    if kv_dtype == "float16" and multiplies(isa) != "float16":
+        raise ConfigError(f"kv_dtype float16 needs AVX512-FP16, not the CPU path {isa}; take bfloat16")
     if kv_dtype != "auto":
-        return matrices, kv_dtype
-    return matrices, "float32" if matrices == "float32" else "bfloat16"
+        return kv_dtype
+    if dtype == "float32":
+        return "float32"
+    return "float16" if compute_dtype == "float16" else "bfloat16"
 
 
 def refuse_on_gpu(precision: Precision) -> None:

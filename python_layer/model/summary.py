@@ -10,7 +10,7 @@ from python_layer.model.config import Qwen3Config
 from python_layer.model.hub import resolve_model
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import model_path
-from python_layer.model.precision import resolve_compute_dtype, resolve_dtypes, resolve_isa
+from python_layer.model.precision import Precision, resolve_types
 from python_layer.model.quantization import describe, kind_of, matrix_formats, quantized_specs, scaled_specs
 from python_layer.model.weight_loader import WeightLoader
 from python_layer.model.weight_spec import WeightSpec
@@ -28,29 +28,28 @@ def model_summary(settings: Settings) -> dict[str, str]:
     """
     folder = resolve_model(model_path(settings))
     config = Qwen3Config.from_pretrained(folder)
-    dtype, kv_dtype = resolve_dtypes(config, settings.dtype, settings.kv_dtype)
-    layout = KVCacheLayout.of(config, settings.page_size, DType[kv_dtype])
+    types = resolve_types(config, Precision.of(settings))
+    layout = KVCacheLayout.of(config, settings.page_size, DType[types.kv_dtype])
     loader = WeightLoader(folder)
     formats = matrix_formats(settings.quantization, weight_specs(config), loader.formats())
     specs = quantized_specs(weight_specs(config), formats)
-    isa = resolve_isa(settings.cpu_isa, config, settings.compute_dtype)
-    compute_dtype = resolve_compute_dtype(settings.compute_dtype, dtype, isa)
-    if compute_dtype == "float16":
+    if types.compute_dtype == "float16":
         specs = scaled_specs(specs)
     weights = sum(
-        math.prod(spec.shape_in_memory(dtype)) * DType[spec.dtype_in_memory(dtype)].size_in_bytes for spec in specs
+        math.prod(spec.shape_in_memory(types.dtype)) * DType[spec.dtype_in_memory(types.dtype)].size_in_bytes
+        for spec in specs
     )
     context = config.max_position_embeddings
     return {
         "model": str(folder),
         **{f"config.{field.name}": str(getattr(config, field.name)) for field in fields(config)},
         "parameters": f"{config.num_parameters:,}",
-        **_matrices(specs, loader.stored(), dtype),
-        "weights": f"{_megabytes(weights)} as {describe(formats, dtype)}",
-        "KV cache": f"{layout.page_bytes / layout.page_size / 1024:,.1f} KiB a token as {kv_dtype}, "
+        **_matrices(specs, loader.stored(), types.dtype),
+        "weights": f"{_megabytes(weights)} as {describe(formats, types.dtype)}",
+        "KV cache": f"{layout.page_bytes / layout.page_size / 1024:,.1f} KiB a token as {types.kv_dtype}, "
         f"{_megabytes(layout.page_bytes * layout.pages_for(context))} for the whole context of {context:,} tokens",
         "CPU": cpu_description().get("model name", "unknown"),
-        "CPU path": f"{isa}, with {compute_dtype} beside matrices that are not quantized",
+        "CPU path": f"{types.isa}, with {types.compute_dtype} beside matrices that are not quantized",
         "threads": str(choose_threads(settings.threads)),
     }
 

@@ -12,10 +12,11 @@ from python_layer.utils.cpu import multiplies, supported_isas
 from tests.emulator.emulate import emulate
 from tests.unit.kernels import reference
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, cache_type, from_bfloat16, tensor, to_dtype
+from tests.unit.kernels.isas import HALVES
 
 EPS = 1e-6
-BF16, INT8 = DType.bfloat16, DType.int8
-STORED = {FLOAT: 2e-5, BF16: 4e-3, INT8: 4.1e-3}
+BF16, FP16, INT8 = DType.bfloat16, DType.float16, DType.int8
+STORED = {FLOAT: 2e-5, BF16: 4e-3, FP16: 5e-4, INT8: 4.1e-3}
 """How much of a row's largest number rounding to the cache's type may cost."""
 
 
@@ -48,6 +49,7 @@ TYPES = {
     "bfloat16": Types(BF16, FLOAT, 2e-5, 3e-3),
     "bfloat16 products": Types(BF16, BF16, 2e-2, 5e-3),
     "amx": Types(BF16, BF16, 2e-2, 5e-3, amx=True),
+    "float16": Types(FP16, FLOAT, 2e-2, 3e-3),
     "int8": Types(INT8, FLOAT, 1e-3, 1e-2),
 }
 
@@ -57,6 +59,8 @@ def types(request: pytest.FixtureRequest) -> Types:
     chosen = TYPES[request.param]
     if chosen.queries == BF16 and "bfloat16" not in map(multiplies, supported_isas()):
         pytest.skip("the CPU lacks AVX512-BF16")
+    if chosen.cache == FP16 and not HALVES:
+        pytest.skip("the CPU lacks AVX512-FP16")
     if chosen.amx:
         emulate("amx")
     return chosen
@@ -138,6 +142,8 @@ class Setup:
             numbers, scales = reference.int8_pages(self.cache.to_numpy())
             return reference.plain_pages(numbers, 2) * scales[..., None]
         stored = from_bfloat16(self.cache) if self.types.cache == BF16 else self.cache.to_numpy()
+        if self.types.cache == FP16:
+            stored = stored.astype(np.float32) * 16
         return reference.plain_pages(stored, self.types.pair)
 
     def stored(self, r: int) -> np.ndarray:
