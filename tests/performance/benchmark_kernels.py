@@ -24,13 +24,18 @@ from max.graph import BufferType, DeviceRef, Graph, TensorType, Value, ops
 
 from python_layer.model.kernels import kernel_package
 from python_layer.model.kv_cache import KVCacheLayout
-from python_layer.model.packing import packed_shape
-from python_layer.utils.cpu import multiplies_bfloat16, supported_isas
+from python_layer.model.linear import LinearLayers
+from python_layer.model.packing import packed_shape, scaled_shape
+from python_layer.utils.cpu import multiplies, supported_isas
 
 DEVICE = DeviceRef.CPU()
 FLOAT, INT, BF16 = DType.float32, DType.int32, DType.bfloat16
 HIDDEN, INNER, VOCAB = 1024, 3072, 151936
 Q_HEADS, KV_HEADS, HEAD_DIM, PAGE = 16, 8, 128, 16
+ISA = supported_isas()[0]
+HALVES = multiplies(ISA) == "float16"
+WEIGHTS = DType.float16 if HALVES else BF16
+"""Type of matrices and cache."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,14 @@ def floats(*shape: int) -> Buffer:
     return Buffer.from_numpy(np.random.default_rng(0).standard_normal(shape, np.float32))
 
 
-def bfloats(*shape: int) -> Buffer:
+def bits(values: np.ndarray) -> np.ndarray:
+    """Numbers in the type of weights and cache, as they lie in memory."""
+    return values.astype(np.float16).view(np.uint16) if HALVES else (values.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def numbers(*shape: int) -> Buffer:
     values = np.random.default_rng(0).standard_normal(shape, np.float32)
-    return Buffer.from_numpy((values.view(np.uint32) >> 16).astype(np.uint16)).view(BF16, shape)
+    return Buffer.from_numpy(bits(values)).view(WEIGHTS, shape)
 
 
 def integers(values: Sequence[int]) -> Buffer:
@@ -63,17 +73,16 @@ def integers(values: Sequence[int]) -> Buffer:
 
 
 def linear(rows: int, outputs: int, inputs: int) -> Case:
-    out, packed = tensor(FLOAT, rows, outputs), packed_shape((outputs, inputs), "bfloat16")
+    layers = LinearLayers(ISA, DType[multiplies(ISA)], {})
+    shape = (scaled_shape if HALVES else lambda size: packed_shape(size, "bfloat16"))((outputs, inputs))
 
     def build(v: Sequence[Value[Any]]) -> list[Value[Any]]:
-        isa = supported_isas()[0]
-        x = ops.cast(v[0].tensor, BF16) if multiplies_bfloat16(isa) else v[0].tensor
-        return [ops.custom("mili.linear", DEVICE, [x, v[1].tensor], [out], {"isa": isa})[0]]
+        return [layers.apply("matrix", v[0].tensor, v[1].tensor, outputs)]
 
     return Case(
-        f"linear {rows} x {inputs} -> {outputs}, bf16",
-        [floats(rows, inputs), bfloats(*packed)],
-        [tensor(FLOAT, rows, inputs), tensor(BF16, *packed)],
+        f"linear {rows} x {inputs} -> {outputs}, {WEIGHTS.name}",
+        [floats(rows, inputs), numbers(*shape)],
+        [tensor(FLOAT, rows, inputs), tensor(WEIGHTS, *shape)],
         build,
         2 * outputs * inputs + 4 * rows * (inputs + outputs),
         2 * rows * outputs * inputs,
@@ -113,9 +122,9 @@ def swiglu(rows: int) -> Case:
 def attention(requests: int, tokens: int, context: int, layers: int = 1) -> Case:
     """Each request computes its last ``tokens`` of ``context`` positions, in so many layers one after the other."""
     rows, pages = requests * tokens, -(-context // PAGE)
-    dtype = BF16 if multiplies_bfloat16(supported_isas()[0]) else FLOAT
+    dtype = BF16 if multiplies(ISA) == "bfloat16" else FLOAT
     q_type = tensor(FLOAT, rows, Q_HEADS * HEAD_DIM)
-    layout = KVCacheLayout((layers, 2, KV_HEADS, PAGE, HEAD_DIM), BF16)
+    layout = KVCacheLayout((layers, 2, KV_HEADS, PAGE, HEAD_DIM), WEIGHTS)
 
     def build(v: Sequence[Value[Any]]) -> list[Value[Any]]:
         cache, q, *batch = (v[0].buffer, *(a.tensor for a in v[1:]))
@@ -134,7 +143,7 @@ def attention(requests: int, tokens: int, context: int, layers: int = 1) -> Case
         f"attention {requests} x {tokens} tokens over {context}, {layers} layers",
         [filled_cache(layout, requests * pages), floats(rows, Q_HEADS * HEAD_DIM), positions, offsets, table],
         [
-            BufferType(BF16, [requests * pages, *layout.page_shape], DEVICE),
+            BufferType(WEIGHTS, [requests * pages, *layout.page_shape], DEVICE),
             q_type,
             tensor(INT, rows),
             tensor(INT, requests + 1),
@@ -147,11 +156,11 @@ def attention(requests: int, tokens: int, context: int, layers: int = 1) -> Case
 
 
 def filled_cache(layout: KVCacheLayout, pages: int) -> Buffer:
-    """A bfloat16 cache of normally distributed numbers, in memory such as the engine's."""
+    """A cache of normally distributed numbers, in memory such as the engine's."""
     memory, cache = layout.allocate_with_memory(pages)
-    numbers = np.random.default_rng(0).standard_normal(1 << 20, np.float32)
+    values = np.random.default_rng(0).standard_normal(1 << 20, np.float32)
     elements = memory.reshape(-1).view(np.uint16)
-    elements[:] = np.resize((numbers.view(np.uint32) >> 16).astype(np.uint16), elements.size)
+    elements[:] = np.resize(bits(values), elements.size)
     return cache
 
 
