@@ -9,7 +9,14 @@ from python_layer.model.device import ComputeDevice
 from python_layer.model.fp8 import Fp8Format
 from python_layer.model.graph import ModelGraph
 from python_layer.model.kv_cache import KVCacheLayout
-from python_layer.model.precision import Precision, refuse_on_gpu, resolve_types
+from python_layer.model.precision import (
+    Precision,
+    refuse_on_gpu,
+    resolve_compute_dtype,
+    resolve_dtype,
+    resolve_isa,
+    resolve_kv_dtype,
+)
 from python_layer.model.quantization import float8_kinds, matrix_formats
 from python_layer.model.quantized import QuantFormat
 from python_layer.model.weights import weight_specs
@@ -39,8 +46,10 @@ def model_graph(
         layout = KVCacheLayout.of(config, page_size, DType.bfloat16)
         float8 = float8_kinds(precision.quantization, weight_specs(config), given)
         return ModelGraph(config, layout, DType.bfloat16, device.architecture, device=device.ref, float8=float8)
-    types = resolve_types(config, precision)
+    dtype = resolve_dtype(config, precision.dtype)
+    isa = resolve_isa(precision.cpu_isa, config, precision.compute_dtype)
+    compute_dtype = resolve_compute_dtype(precision.compute_dtype, dtype, isa)
+    kv_dtype = resolve_kv_dtype(precision.kv_dtype, dtype, compute_dtype, isa)
     formats = matrix_formats(precision.quantization, weight_specs(config), given)
-    layout = KVCacheLayout.of(config, page_size, DType[types.kv_dtype])
-    compute = DType[types.compute_dtype]
-    return ModelGraph(config, layout, DType[types.dtype], types.isa, compute, tuple(formats.items()))
+    layout = KVCacheLayout.of(config, page_size, DType[kv_dtype])
+    return ModelGraph(config, layout, DType[dtype], isa, DType[compute_dtype], tuple(formats.items()))

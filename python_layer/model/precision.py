@@ -33,39 +33,19 @@ class Precision:
         return cls(settings.dtype, settings.kv_dtype, settings.quantization, settings.compute_dtype, settings.cpu_isa)
 
 
-@dataclass(frozen=True)
-class CpuTypes:
-    """What a model runs in on a CPU.
-
-    Attributes:
-        dtype: Type of the matrices that are not quantized: float32, bfloat16 or float16.
-        kv_dtype: Type of the KV cache: float32, bfloat16, float16 or int8.
-        compute_dtype: Type of what is multiplied with those matrices: float32, bfloat16 or float16.
-        isa: Instruction set of the linear layers.
-    """
-
-    dtype: str
-    kv_dtype: str
-    compute_dtype: str
-    isa: str
-
-
-def resolve_types(config: Qwen3Config, precision: Precision) -> CpuTypes:
-    """What a model runs in on this CPU.
+def resolve_dtype(config: Qwen3Config, dtype: str) -> str:
+    """The type of the matrices that are not quantized.
 
     Args:
-        config: The model; its checkpoint's type is what "auto" means for matrices.
-        precision: What was asked for.
+        config: The model; its checkpoint's type is what "auto" means.
+        dtype: "auto" or one of :data:`MATRIX_DTYPES`.
 
     Raises:
-        ConfigError: A value that is not supported, or not together with the others; says what would be right.
+        ConfigError: Another value.
     """
-    if precision.dtype not in ("auto", *MATRIX_DTYPES):
-        raise ConfigError(f"dtype is {precision.dtype!r}; supported are auto, {', '.join(MATRIX_DTYPES)}")
-    dtype = config.dtype if precision.dtype == "auto" else precision.dtype
-    isa = resolve_isa(precision.cpu_isa, config, precision.compute_dtype)
-    compute_dtype = resolve_compute_dtype(precision.compute_dtype, dtype, isa)
-    return CpuTypes(dtype, resolve_kv_dtype(precision.kv_dtype, dtype, compute_dtype, isa), compute_dtype, isa)
+    if dtype not in ("auto", *MATRIX_DTYPES):
+        raise ConfigError(f"dtype is {dtype!r}; supported are auto, {', '.join(MATRIX_DTYPES)}")
+    return config.dtype if dtype == "auto" else dtype
 
 
 def resolve_kv_dtype(kv_dtype: str, dtype: str, compute_dtype: str, isa: str) -> str:
@@ -136,7 +116,7 @@ def resolve_isa(cpu_isa: str, config: Qwen3Config, compute_dtype: str = "auto") 
 
 
 def resolve_compute_dtype(compute_dtype: str, dtype: str, isa: str) -> str:
-    """The type of the numbers that are multiplied with matrices; sums are float32 always.
+    """The type of the numbers that are multiplied with matrices.
 
     Args:
         compute_dtype: float32, bfloat16, float16 or "auto": float16 with matrices of 16 bits where ``isa`` allows it,

@@ -7,14 +7,14 @@ from dataclasses import fields
 from max.dtype import DType
 
 from python_layer.model.config import Qwen3Config
+from python_layer.model.device import CPU_DEVICE
+from python_layer.model.graph_choice import model_graph
 from python_layer.model.hub import resolve_model
-from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.loading import model_path
-from python_layer.model.precision import Precision, resolve_types
-from python_layer.model.quantization import describe, kind_of, matrix_formats, quantized_specs, scaled_specs
+from python_layer.model.precision import Precision
+from python_layer.model.quantization import describe, kind_of
 from python_layer.model.weight_loader import WeightLoader
 from python_layer.model.weight_spec import WeightSpec
-from python_layer.model.weights import weight_specs
 from python_layer.utils.cores import choose_threads
 from python_layer.utils.cpu import cpu_description
 from python_layer.utils.settings import Settings
@@ -28,28 +28,23 @@ def model_summary(settings: Settings) -> dict[str, str]:
     """
     folder = resolve_model(model_path(settings))
     config = Qwen3Config.from_pretrained(folder)
-    types = resolve_types(config, Precision.of(settings))
-    layout = KVCacheLayout.of(config, settings.page_size, DType[types.kv_dtype])
     loader = WeightLoader(folder)
-    formats = matrix_formats(settings.quantization, weight_specs(config), loader.formats())
-    specs = quantized_specs(weight_specs(config), formats)
-    if types.compute_dtype == "float16":
-        specs = scaled_specs(specs)
+    graph = model_graph(config, CPU_DEVICE, Precision.of(settings), settings.page_size, loader.formats())
+    layout, dtype, specs = graph.layout, graph.dtype.name, graph.specs()
     weights = sum(
-        math.prod(spec.shape_in_memory(types.dtype)) * DType[spec.dtype_in_memory(types.dtype)].size_in_bytes
-        for spec in specs
+        math.prod(spec.shape_in_memory(dtype)) * DType[spec.dtype_in_memory(dtype)].size_in_bytes for spec in specs
     )
     context = config.max_position_embeddings
     return {
         "model": str(folder),
         **{f"config.{field.name}": str(getattr(config, field.name)) for field in fields(config)},
         "parameters": f"{config.num_parameters:,}",
-        **_matrices(specs, loader.stored(), types.dtype),
-        "weights": f"{_megabytes(weights)} as {describe(formats, types.dtype)}",
-        "KV cache": f"{layout.page_bytes / layout.page_size / 1024:,.1f} KiB a token as {types.kv_dtype}, "
+        **_matrices(specs, loader.stored(), dtype),
+        "weights": f"{_megabytes(weights)} as {describe(dict(graph.formats), dtype)}",
+        "KV cache": f"{layout.page_bytes / layout.page_size / 1024:,.1f} KiB a token as {layout.dtype.name}, "
         f"{_megabytes(layout.page_bytes * layout.pages_for(context))} for the whole context of {context:,} tokens",
         "CPU": cpu_description().get("model name", "unknown"),
-        "CPU path": f"{types.isa}, with {types.compute_dtype} beside matrices that are not quantized",
+        "CPU path": f"{graph.isa}, with {graph.compute.name} beside matrices that are not quantized",
         "threads": str(choose_threads(settings.threads)),
     }
 

@@ -70,6 +70,20 @@ def test_what_is_multiplied_with_matrices(compute_dtype: str, dtype: str, isa: s
     assert precision.resolve_compute_dtype(compute_dtype, dtype, isa) == expected
 
 
+@pytest.mark.parametrize(
+    ("kv_dtype", "dtype", "compute_dtype", "expected"),
+    [
+        ("auto", "float32", "float32", "float32"),
+        ("auto", "bfloat16", "float16", "float16"),
+        ("auto", "bfloat16", "float32", "bfloat16"),
+        ("float16", "float32", "float32", "float16"),
+        ("int8", "bfloat16", "float16", "int8"),
+    ],
+)
+def test_the_type_of_the_cache(kv_dtype: str, dtype: str, compute_dtype: str, expected: str) -> None:
+    assert precision.resolve_kv_dtype(kv_dtype, dtype, compute_dtype, "avx512_fp16") == expected
+
+
 def test_vnni_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "cpu_description", lambda: {"vendor_id": "AuthenticAMD"})
     monkeypatch.setattr(cpu, "cpu_flags", lambda: {"avx2", "fma", "f16c", "avx_vnni"})
@@ -102,5 +116,9 @@ def test_what_a_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch, config: Qw
         precision.resolve_compute_dtype("float16", "bfloat16", "amx")
     with pytest.raises(ConfigError, match="float16 needs bfloat16 or float16 matrices, but they are float32"):
         precision.resolve_compute_dtype("float16", "float32", "avx512_fp16")
+    with pytest.raises(ConfigError, match="kv_dtype float16 needs AVX512-FP16, not the CPU path avx2; take bfloat16"):
+        precision.resolve_kv_dtype("float16", "bfloat16", "float32", "avx2")
+    with pytest.raises(ConfigError, match="kv_dtype is 'int4'; supported are auto, float32, bfloat16, float16, int8"):
+        precision.resolve_kv_dtype("int4", "bfloat16", "float32", "avx2")
     with pytest.raises(ConfigError, match="compute_dtype is 'int4'; supported are auto, float32, bfloat16, float16"):
         precision.resolve_compute_dtype("int4", "float32", "avx2")
