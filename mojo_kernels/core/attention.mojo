@@ -150,7 +150,7 @@ struct AttentionWork[cache_type: DType, query_type: DType, head_dim: Int, amx: B
             comptime if Self.amx and Self.query_type == DType.bfloat16:
                 add_block_by_amx[Self.head_dim](rebind[Tile[DType.bfloat16, DType.bfloat16, Self.head_dim]](tile), block)
             elif Self.cache_type == DType.float16:
-                add_block_by_halves[Self.head_dim](rebind[Tile[DType.float16, DType.float32, Self.head_dim]](tile), block)
+                add_block_by_halves(rebind[Tile[DType.float16, DType.float32, Self.head_dim]](tile), block)
             else:
                 add_block_by_vectors(tile, block)
         if item.partial < 0:

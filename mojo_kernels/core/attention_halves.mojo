@@ -11,9 +11,10 @@ from std.memory import bitcast
 
 from ..memory.block import BLOCK
 from ..memory.kv_cache import PANEL
-from ..utils.isa import HALVES, Halves, add_halves, put_halves
+from ..utils.isa import HALVES, Halves, put_halves
 from ..utils.types import ReadPtr, WritePtr, untracked
 from .attention_tile import Tile
+from .half_rows import add_pair
 from .products import LANES, Vector16
 
 comptime TOGETHER = 4
@@ -24,62 +25,51 @@ comptime PAIRS = PANEL // 2
 """Pairs of positions of a panel."""
 
 
-def add_block_by_halves[head_dim: Int](mut tile: Tile[DType.float16, DType.float32, head_dim], index: Int):
+def add_block_by_halves[head_dim: Int, //](mut tile: Tile[DType.float16, DType.float32, head_dim], index: Int):
     """Computes a block, and merges it with what was added to the tile before; blocks come in order."""
     var start = index * BLOCK
     var first = tile.find(index)
     for panel in range(0, tile.block.panels, TOGETHER):
         for head in range(tile.heads):
-            var row = first
-            while row < tile.rows:
-                comptime for rows in ROWS:
-                    if tile.rows - row >= rows:
-                        if tile.limit[row + rows - 1] > start + panel * PANEL:
-                            score[rows](tile, head, row, panel)
-                        row += rows
-                        break
+            score_rows(tile, head, first, panel, start)
     for head in range(tile.heads):
         for row in range(first, tile.rows):
             tile.weigh(head, row, min(BLOCK, tile.limit[row] - start))
     for panel in range(0, tile.block.panels, TOGETHER):
         for head in range(tile.heads):
-            var row = first
-            while row < tile.rows:
-                comptime for rows in ROWS:
-                    if tile.rows - row >= rows:
-                        comptime vectors = 4 if rows > 2 else head_dim // LANES
-                        for column in range(0, head_dim // LANES, vectors):
-                            add_values[rows, vectors](tile, head, row, column, panel, tile.limit[row + rows - 1] - start)
-                        row += rows
-                        break
+            add_value_rows(tile, head, first, panel, start)
 
 
 @always_inline
-def add_pair[
-    rows: Int, vectors: Int
-](
-    mut acc: Array[Halves, rows * vectors],
-    x: ReadPtr[DType.uint32],
-    x_stride: Int,
-    w: Array[ReadPtr[DType.float16], vectors],
-    offset: Int,
-):
-    """Adds the products of a pair of each row with the pairs of each vector's lanes.
+def score_rows[
+    head_dim: Int, //
+](mut tile: Tile[DType.float16, DType.float32, head_dim], head: Int, first: Int, panel: Int, start: Int):
+    """Scores of a head's rows from `first` on over some panels, as many rows at a time as registers allow."""
+    var row = first
+    while row < tile.rows:
+        comptime for rows in ROWS:
+            if tile.rows - row >= rows:
+                if tile.limit[row + rows - 1] > start + panel * PANEL:
+                    score[rows](tile, head, row, panel)
+                row += rows
+                break
 
-    Args:
-        acc: [rows, vectors].
-        x: The first row's pair.
-        x_stride: Pairs from one row to the next.
-        w: The vectors.
-        offset: Numbers from where `w` says to where they lie.
-    """
-    var wv = Array[Halves, vectors](fill=Halves(0))
-    comptime for v in range(vectors):
-        wv[v] = bitcast[DType.uint32, HALVES // 2](w[v].unsafe_load[width=HALVES](offset))
-    comptime for r in range(rows):
-        var xv = Halves(x[unsafe_offset=r * x_stride])
-        comptime for v in range(vectors):
-            acc[r * vectors + v] = add_halves(acc[r * vectors + v], xv, wv[v])
+
+@always_inline
+def add_value_rows[
+    head_dim: Int, //
+](mut tile: Tile[DType.float16, DType.float32, head_dim], head: Int, first: Int, panel: Int, start: Int):
+    """Adds the values of some panels to a head's rows from `first` on, likewise."""
+    var row = first
+    while row < tile.rows:
+        comptime for rows in ROWS:
+            if tile.rows - row >= rows:
+                comptime vectors = 4 if rows > 2 else head_dim // LANES
+                var visible = tile.limit[row + rows - 1] - start
+                for column in range(0, head_dim // LANES, vectors):
+                    add_values[rows, vectors](tile, head, row, column, panel, visible)
+                row += rows
+                break
 
 
 @always_inline

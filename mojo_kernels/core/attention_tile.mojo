@@ -12,6 +12,7 @@ from ..memory.batch import RaggedQueries
 from ..memory.block import BLOCK, PANELS, Block
 from ..memory.kv_cache import PagedKVCache, SIXTEENTH, pair_size
 from ..utils.exp import LOG2_E
+from ..utils.simd import largest_magnitude
 from ..utils.types import ReadPtr, WritePtr, untracked
 from .half_rows import row_scale
 from .products import LANES, Vector16, sum_type
@@ -143,10 +144,7 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
         var q = self.batch.q.unsafe_offset(self.place(r))
         self.query_scale[r] = LOG2_E / sqrt(Float32(Self.head_dim))
         comptime if Self.operand == DType.int16:
-            var most = Vector16(0)
-            comptime for d in range(Self.width):
-                most = max(most, abs(q.unsafe_load[width=LANES](d * LANES).cast[DType.float32]()))
-            var scale = most.reduce_max() / INT16_MAX
+            var scale = largest_magnitude(rebind[ReadPtr[DType.float32]](q), Self.head_dim) / INT16_MAX
             var inverse = 1 / scale if scale > 0 else Float32(0)
             self.query_scale[r] *= scale
             comptime for d in range(Self.width):

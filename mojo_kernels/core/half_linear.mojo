@@ -7,18 +7,27 @@ lane's sum runs over k in order, so a row's result never depends on the rows bes
 """
 
 from std.math import ceildiv
-from std.memory import bitcast
 from std.sys.intrinsics import prefetch
 
 import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 
-from .half_rows import FEW_BLOCK, HALF_BLOCK, HalfMatrix, HalfRows, HalfTile, PAIRS, WIDE
+from .half_rows import (
+    FEW_BLOCK,
+    HALF_BLOCK,
+    HalfRows,
+    HalfTile,
+    PAIRS,
+    WIDE,
+    add_pair,
+    half_panel_size,
+    panel_scales,
+)
 from .packed import AHEAD, LINE, PANEL, READ_SOON, store_outputs
-from ..utils.isa import HALVES, Halves, add_halves, put_halves
+from ..utils.isa import HALVES, Halves, put_halves
 from ..utils.parallel import parallel_ranges
-from ..utils.types import ReadPtr, WritePtr, floats, require_cpu, untracked
+from ..utils.types import ReadPtr, WritePtr, require_cpu, untracked
 
 comptime CHUNK = 32
 """Pairs of columns whose products are summed in float16."""
@@ -55,16 +64,13 @@ def add_chunk[
         ahead: Where the lines lie.
     """
     var acc = Array[Halves, rows * VECTORS](fill=Halves(0))
+    var vectors = Array[ReadPtr[DType.float16], VECTORS](fill=w)
+    comptime for v in range(VECTORS):
+        vectors[v] = w.unsafe_offset(v * HALVES)
     for k in range(pairs):
         comptime for line in range(lines):
             prefetch[READ_SOON](ahead.unsafe_offset((k * lines + line) * LINE))
-        var wv = Array[Halves, VECTORS](fill=Halves(0))
-        comptime for v in range(VECTORS):
-            wv[v] = bitcast[DType.uint32, 16](w.unsafe_load[width=HALVES](k * PAIRS + v * HALVES))
-        comptime for r in range(rows):
-            var xv = Halves(x.data[unsafe_offset=k * x.stride + r])
-            comptime for v in range(VECTORS):
-                acc[r * VECTORS + v] = add_halves(acc[r * VECTORS + v], xv, wv[v])
+        add_pair[rows, VECTORS](acc, x.data.unsafe_offset(k * x.stride), 1, vectors, k * PAIRS)
     var halves = Array[Float16, rows * PAIRS](uninitialized=True)
     var hp = untracked(halves.unsafe_ptr())
     comptime for i in range(rows * VECTORS):
@@ -79,8 +85,7 @@ def half_panel(
     y: WritePtr[DType.float32],
     y_stride: Int,
     x: HalfRows,
-    w: HalfMatrix,
-    index: Int,
+    w: ReadPtr[DType.float16],
     outputs: Int,
     next: ReadPtr[DType.uint8],
 ):
@@ -90,13 +95,12 @@ def half_panel(
         y: First output of the panel; row r begins at `y + r * y_stride`.
         y_stride: Elements from one row of y to the next.
         x: The rows.
-        w: The matrix.
-        index: Number of the panel.
+        w: The panel.
         outputs: How many of its lanes are outputs.
         next: The panel that is needed next.
     """
-    var panel = w.panel(index)
-    var bytes = 2 * HalfMatrix.panel_size(x.columns)
+    var bytes = 2 * half_panel_size(x.columns)
+    var scales = panel_scales(w, x.columns)
     var room = Array[Float32, PASS * PAIRS](uninitialized=True)
     var sums = untracked(room.unsafe_ptr())
     for first in range(0, x.rows, PASS):
@@ -105,19 +109,19 @@ def half_panel(
             sums.unsafe_store(i, SIMD[DType.float32, WIDE](0))
         for begin in range(0, x.pairs(), CHUNK):
             var pairs = min(CHUNK, x.pairs() - begin)
-            var here = panel.unsafe_offset(begin * PAIRS)
+            var here = w.unsafe_offset(begin * PAIRS)
             # The last chunks ask for the beginning of the next panel.
             var later = 2 * begin * PAIRS + AHEAD
             var ahead = next.unsafe_offset(later - bytes)
             if later < bytes:
-                ahead = panel.unsafe_bitcast[UInt8]().unsafe_offset(later)
+                ahead = w.unsafe_bitcast[UInt8]().unsafe_offset(later)
             # Tiles share the asking; where the panel is in the cache already, there is none.
             var tiles = ceildiv(count, x.block())
             var asked = 0
             var m = 0
             while m < count:
                 var now = ceildiv(LINES - asked, tiles) if first == 0 else 0
-                tiles -= 1
+                tiles = max(1, tiles - 1)  # the last block may be more than one
                 var from_ = ahead.unsafe_offset(asked * pairs * LINE)
                 var tile = x.tile(first + m).later(begin)
                 comptime for rows in TILES:
@@ -129,7 +133,6 @@ def half_panel(
                         m += rows
                         break
                 asked += now
-        var scales = w.scales(panel)
         for r in range(count):
             var scale = x.scales()[unsafe_offset=first + r]
             var row = y.unsafe_offset((first + r) * y_stride)
@@ -159,7 +162,8 @@ struct HalfLinear:
         var outputs = y.dim_size(1)
         var copies = List[UInt32](unsafe_uninit_length=size * (ceildiv(columns, 2) + 1))
         var rows = HalfRows(untracked(copies.unsafe_ptr()), size, columns)
-        var matrix = HalfMatrix(untracked(w.unsafe_ptr()), columns)
+        var panel_size = half_panel_size(columns)
+        var wp = untracked(w.unsafe_ptr())
         var xp = untracked(x.unsafe_ptr())
         var yp = untracked(y.unsafe_ptr())
 
@@ -171,9 +175,10 @@ struct HalfLinear:
 
         def panels(begin: Int, end: Int) {imm}:
             for p in range(begin, end):
-                var next = matrix.panel(p + 1 if p + 1 < end else p).unsafe_bitcast[UInt8]()
                 var n = p * PANEL
-                half_panel(yp.unsafe_offset(n), outputs, rows, matrix, p, min(PANEL, outputs - n), next)
+                var panel = wp.unsafe_offset(p * panel_size)
+                var next = panel.unsafe_offset(panel_size if p + 1 < end else 0).unsafe_bitcast[UInt8]()
+                half_panel(yp.unsafe_offset(n), outputs, rows, panel, min(PANEL, outputs - n), next)
 
         parallel_ranges(w.dim_size(0), PANEL * size * columns, panels)
         _ = copies^
@@ -194,15 +199,15 @@ struct GatherHalfRows:
     ) raises:
         require_cpu[target]()
         var size = y.dim_size(1)
-        var matrix = HalfMatrix(untracked(table.unsafe_ptr()), size)
+        var tp = untracked(table.unsafe_ptr())
         var yp = untracked(y.unsafe_ptr())
         var rp = untracked(rows.unsafe_ptr())
 
         def gather(begin: Int, end: Int) {imm}:
             for r in range(begin, end):
                 var index, lane = divmod(Int(rp[unsafe_offset=r]), PANEL)
-                var panel = matrix.panel(index)
-                var scale = matrix.scales(panel)[unsafe_offset=lane]
+                var panel = tp.unsafe_offset(index * half_panel_size(size))
+                var scale = panel_scales(panel, size)[unsafe_offset=lane]
                 for k in range(size):
                     var number = panel[unsafe_offset = k // 2 * PAIRS + 2 * lane + k % 2].cast[DType.float32]()
                     yp[unsafe_offset=r * size + k] = number * scale

@@ -10,12 +10,14 @@ from std.math import ceildiv
 from std.memory import bitcast
 
 from .packed import PANEL
-from ..utils.types import ReadPtr, WritePtr, untracked
+from ..utils.isa import HALVES, Halves, add_halves
+from ..utils.simd import largest_magnitude
+from ..utils.types import ReadPtr, WritePtr
 
 comptime LARGEST_EXPONENT = 4
 """The largest number of a row lies between 2 to the power of this and twice that."""
 comptime PAIRS = 2 * PANEL
-"""Numbers of a panel's rows in a pair of columns; as many bytes as their scales take twice over."""
+"""Numbers of a panel's rows in a pair of columns; their scales take as many bytes."""
 comptime HALF_BLOCK = 6
 """Most rows that lie together, and of a register tile: so many need the fewest loads."""
 comptime FEW_BLOCK = 4
@@ -106,39 +108,52 @@ def row_scale[largest_exponent: Int](x: ReadPtr[DType.float32], columns: Int) ->
     """A power of two, and one over it: divided by it, a row's largest number lies between 2 to the power of
     `largest_exponent` and twice that.
     """
-    var most = SIMD[DType.float32, WIDE](0)
-    var k = 0
-    while k + WIDE <= columns:
-        most = max(most, abs(x.unsafe_load[width=WIDE](k)))
-        k += WIDE
-    var largest = most.reduce_max()
-    while k < columns:
-        largest = max(largest, abs(x[unsafe_offset=k]))
-        k += 1
+    var largest = largest_magnitude(x, columns)
     # Of a float32's bits, those of the exponent, as far as a float32 holds both powers.
     var exponent = Int(bitcast[DType.uint32, 1](largest)[0] >> 23) - largest_exponent
     var bits = UInt32(min(max(exponent, 1), 253))
     return bitcast[DType.float32, 1](bits << 23)[0], bitcast[DType.float32, 1]((254 - bits) << 23)[0]
 
 
-@fieldwise_init
-struct HalfMatrix(TrivialRegisterPassable):
-    """A packed matrix."""
+@always_inline
+def half_panel_size(columns: Int) -> Int:
+    """Float16 numbers of a panel, its scales among them."""
+    return (ceildiv(columns, 2) + 1) * PAIRS
 
-    var data: ReadPtr[DType.float16]
-    var columns: Int
 
-    @staticmethod
-    def panel_size(columns: Int) -> Int:
-        """Float16 numbers of a panel, its scales among them."""
-        return (ceildiv(columns, 2) + 1) * PAIRS
+@always_inline
+def panel_scales(panel: ReadPtr[DType.float16], columns: Int) -> ReadPtr[DType.float32]:
+    """The scales of a panel's rows."""
+    return panel.unsafe_offset(ceildiv(columns, 2) * PAIRS).unsafe_bitcast[Float32]()
 
-    @always_inline
-    def panel(self, index: Int) -> ReadPtr[DType.float16]:
-        """Where a panel begins."""
-        return self.data.unsafe_offset(index * Self.panel_size(self.columns))
 
-    @always_inline
-    def scales(self, panel: ReadPtr[DType.float16]) -> ReadPtr[DType.float32]:
-        """The scales of a panel's rows."""
-        return panel.unsafe_offset(ceildiv(self.columns, 2) * PAIRS).unsafe_bitcast[Float32]()
+@always_inline
+def add_pair[
+    rows: Int, vectors: Int
+](
+    mut acc: Array[Halves, rows * vectors],
+    x: ReadPtr[DType.uint32],
+    x_stride: Int,
+    w: Array[ReadPtr[DType.float16], vectors],
+    offset: Int,
+):
+    """Adds the products of a pair of each row with the pairs of each vector's lanes.
+
+    Parameters:
+        rows: Rows of x.
+        vectors: Vectors of pairs.
+
+    Args:
+        acc: [rows, vectors].
+        x: The first row's pair.
+        x_stride: Pairs from one row to the next.
+        w: The vectors.
+        offset: Numbers from where `w` says to where they lie.
+    """
+    var wv = Array[Halves, vectors](fill=Halves(0))
+    comptime for v in range(vectors):
+        wv[v] = bitcast[DType.uint32, HALVES // 2](w[v].unsafe_load[width=HALVES](offset))
+    comptime for r in range(rows):
+        var xv = Halves(x[unsafe_offset=r * x_stride])
+        comptime for v in range(vectors):
+            acc[r * vectors + v] = add_halves(acc[r * vectors + v], xv, wv[v])

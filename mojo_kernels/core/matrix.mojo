@@ -6,7 +6,7 @@ from std.math import ceildiv
 
 from .float_rows import Rows, block_rows
 from .half_linear import half_panel
-from .half_rows import HALF_BLOCKS, HalfMatrix, HalfRows
+from .half_rows import HALF_BLOCKS, HalfRows, half_panel_size
 from .linear import linear_panel
 from .packed import PANEL, pack_factor
 from .quantized import quantized_panel
@@ -111,7 +111,7 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
         comptime if Self.quantized:
             return self.groups * QuantizedMatrix[Self.bits, Self.offsets].block_bytes(self.columns // self.groups)
         elif Self.half:
-            return HalfMatrix.panel_size(self.columns)
+            return half_panel_size(self.columns)
         else:
             comptime factor = pack_factor[Self.dtype]()
             return ceildiv(self.columns, factor) * factor * PANEL
@@ -156,15 +156,13 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
                 self.groups,
             )
             quantized_panel[Self.isa](y, y_stride, x, tokens, w, panel, {next})
-            return
-        var outputs = min(PANEL, self.rows - panel * PANEL)
-        comptime if Self.half:
-            var x = HalfRows(memory.unsafe_bitcast[UInt32](), tokens, self.columns)
-            var w = HalfMatrix(rebind[ReadPtr[DType.float16]](self.data), self.columns)
-            half_panel(y, y_stride, x, w, panel, outputs, next)
-        elif not Self.quantized:
+        else:
             var w = self.data.unsafe_offset(panel * self.panel_size())
-            comptime if Self.tiled:
+            var outputs = min(PANEL, self.rows - panel * PANEL)
+            comptime if Self.half:
+                var x = HalfRows(memory.unsafe_bitcast[UInt32](), tokens, self.columns)
+                half_panel(y, y_stride, x, rebind[ReadPtr[DType.float16]](w), outputs, next)
+            elif Self.tiled:
                 var x = Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns)
                 tiled_panel(y, y_stride, x, rebind[ReadPtr[DType.bfloat16]](w), outputs, {next})
             else:

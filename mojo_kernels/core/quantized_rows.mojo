@@ -9,6 +9,7 @@ halves. N is filled up with weights that count as zero.
 from std.math import round
 
 from .packed import PANEL
+from ..utils.simd import largest_magnitude
 from ..utils.types import ReadPtr, WritePtr
 
 comptime QUADS = 4 * PANEL
@@ -84,10 +85,7 @@ def quantize_row(
     comptime width = 16
     for g in range(groups):
         var here = x.unsafe_offset(g * group)
-        var most = SIMD[DType.float32, width](0)
-        for i in range(0, group, width):
-            most = max(most, abs(here.unsafe_load[width=width](i)))
-        var largest = most.reduce_max()
+        var largest = largest_magnitude(here, group)
         var inverse = Float32(127) / largest if largest > 0 else Float32(0)
         var sums = SIMD[DType.int32, width](0)
         for i in range(0, group, width):

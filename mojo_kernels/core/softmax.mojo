@@ -84,13 +84,13 @@ def weigh_row[
         else:
             weights.unsafe_store(i, rebind[SIMD[operand, LANES]](p))
     var scale = Float32(1)
-    comptime if operand == DType.float16:
-        scale = 1 / (QUARTER * SIXTEENTH)
     comptime if operand == DType.int16:
         scale = most.reduce_max() / INT16_MAX
         var inverse = 1 / scale if scale > 0 else Float32(0)
         for i in range(0, end, LANES):
             weights.unsafe_store(i, round(scores.unsafe_load[width=LANES](i) * inverse).cast[operand]())
+    elif operand == DType.float16:
+        scale = 1 / (QUARTER * SIXTEENTH)
     # Rows beside this one may see more of the block.
     for i in range(end, BLOCK, LANES):
         weights.unsafe_store(i, SIMD[operand, LANES](0))

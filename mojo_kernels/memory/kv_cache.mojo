@@ -7,11 +7,12 @@ sixteenths, so that sums of products stay within its range.
 
 The positions of a page lie in panels of 16 [16 head_dim], interleaved as attention reads them: lanes are positions
 for keys, [head_dim / P, 16, P], and dimensions for values, [16 / P, head_dim, P]. P is 2 where CPUs multiply pairs
-(bfloat16, float16, int8) and 1 for float32. Where 16 does not divide the page size, a page holds plain rows instead, and
-attention interleaves what it reads.
+(bfloat16, float16, int8) and 1 for float32. Where 16 does not divide the page size, a page holds plain rows instead,
+and attention interleaves what it reads.
 """
 
 
+from ..utils.simd import largest_magnitude
 from ..utils.types import MutableInputTensor, ReadPtr, WritePtr, untracked
 
 comptime PANEL = 16
@@ -186,12 +187,3 @@ def convert[dtype: DType](source: ReadPtr[DType.float32], offset: Int, factor: F
         return (x * SIXTEENTH).cast[dtype]()
     else:
         return x.cast[dtype]()
-
-
-@always_inline
-def largest_magnitude(x: ReadPtr[DType.float32], size: Int) -> Float32:
-    """The largest |x[i]| of `size` numbers, a multiple of 16."""
-    var most = SIMD[DType.float32, PANEL](0)
-    for i in range(0, size, PANEL):
-        most = max(most, abs(x.unsafe_load[width=PANEL](i)))
-    return most.reduce_max()

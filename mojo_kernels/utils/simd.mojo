@@ -32,6 +32,21 @@ def sum_of_squares(x: ReadPtr[DType.float32], size: Int) -> Float32:
 
 
 @always_inline
+def largest_magnitude(x: ReadPtr[DType.float32], size: Int) -> Float32:
+    """The largest |x[i]| of `size` numbers."""
+    var most = Vector(0)
+    var i = 0
+    while i + WIDTH <= size:
+        most = max(most, abs(x.unsafe_load[width=WIDTH](i)))
+        i += WIDTH
+    var largest = most.reduce_max()
+    while i < size:
+        largest = max(largest, abs(x[unsafe_offset=i]))
+        i += 1
+    return largest
+
+
+@always_inline
 def store_row[dtype: DType, source: DType](y: WritePtr[dtype], x: ReadPtr[source], size: Int):
     """Writes `size` numbers, in the type of y."""
     var i = 0

@@ -28,7 +28,7 @@ SHAPES = {
 }
 NORMS = {"input_norm": HIDDEN, "q_norm": HEAD_DIM, "k_norm": HEAD_DIM, "post_norm": HIDDEN}
 BIASES = {"qkv_bias": SHAPES["qkv"][0], "o_bias": HIDDEN}
-BF16 = DType.bfloat16
+BF16, FP16 = DType.bfloat16, DType.float16
 INT8, INT4 = QuantFormat(8, 32, False), QuantFormat(4, 32, True)
 
 
@@ -63,7 +63,7 @@ CASES = {
 if PAIRED and PAIRED != BEST:
     CASES["pairs"] = Case(BF16, BF16, BF16, isa=PAIRED)
 if HALVES:
-    CASES["float16"] = Case(DType.float16, BF16, DType.float16, isa=HALVES)
+    CASES["float16"] = Case(FP16, FP16, FP16, isa=HALVES)
 if "avx2" in other_isas():  # whose blocks of rows are of another size
     CASES["avx2"] = Case(BF16, BF16, isa="avx2")
 
@@ -87,7 +87,7 @@ def random_weight(rng: np.random.Generator, case: Case, name: str) -> Buffer | n
         rounded = quantize_rows(values, form.bits, form.group).fitted(form)
         assert rounded is not None
         return packed_quantized(rounded)
-    if case.compute == DType.float16:
+    if case.compute == FP16:
         return Buffer.from_numpy(packed_scaled(values))
     return packed(to_dtype(values, case.weights)[0])
 
@@ -181,7 +181,7 @@ def empty_cache(case: Case, pages: int) -> Buffer:
     shape = (pages, LAYERS, 2, KV_HEADS, PAGE, HEAD_DIM)
     if case.cache == BF16:
         return Buffer.from_numpy(np.full(shape, 0x7FC0, np.uint16)).view(case.cache, shape)
-    return Buffer.from_numpy(np.full(shape, np.nan, np.float32))
+    return Buffer.from_numpy(np.full(shape, np.nan, np.float16 if case.cache == FP16 else np.float32))
 
 
 def test_layers_have_the_bits_of_their_parts_in_chunks_and_decodes(every_case: OpRunner) -> None:
