@@ -1,10 +1,15 @@
 """What the kernels of linear layers share: the formats of their operands, and how tensor cores multiply them.
 
-Both operands are read in chunks of 16 bytes of a row, one for each lane: with g = lane / 4 and t = lane % 4, a unit of
-a row is four chunks, and lane (g, t) holds chunk t of row g of w, and of rows g and g + 8 of x. A product needs pairs
-(or, of e4m3, quads) of columns at two places in every lane (`mma.mojo`). Which columns of the unit stand there does not
-matter to the sum as long as x and w agree, so the chunk's words are given to the products in their order, and nothing
-is exchanged between lanes. The order of a sum is therefore that of the units, the same in every kernel.
+With g = lane / 4 and t = lane % 4, a unit of a row is four chunks of 16 bytes, and a lane holds four words of row g of w
+and of rows g and g + 8 of x, two for each of the unit's products.
+
+- bfloat16: a product has 16 columns side by side, in their order (`mma.mojo`). Hopper's products of warpgroups
+  (`linear_hopper.mojo`) have the same 16, and sum them up at once, as `mma.sync` does there (Xie et al. 2025,
+  arXiv:2511.10909), so that a row has the same bits in either.
+- e4m3: lane (g, t) holds chunk t. Which columns of the unit stand in a product does not matter to the sum as long as x
+  and w agree, so the chunk's words are given to the products in their order, and nothing is exchanged between lanes.
+
+The order of a sum is that of the units, the same in every kernel.
 """
 
 from max.gpu.compute.mma import mma
@@ -79,7 +84,7 @@ def add_unit[
         sums: The lane's part of C.
         low: Row g of x.
         high: Row g + 8.
-        w: Row g of the outputs'.
+        w: Row g of w, an output's.
     """
     comptime if format == WIDENED:
         comptime for i in range(4):

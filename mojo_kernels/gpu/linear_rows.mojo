@@ -1,11 +1,12 @@
 """A linear layer on few rows, which takes the time that its weights take to be read.
 
 A block of eight warps has 8 x TILES outputs; the groups of columns (`group_columns`) go to its warps in turn. Each
-lane copies the chunks of w that it multiplies itself, some steps ahead, so warps wait for each other only where groups
+warp copies the chunks of w that it multiplies itself, some steps ahead, so warps wait for each other only where groups
 are added up, in order.
 """
 
 from max.gpu import block_idx, lane_id, thread_idx, warp_id
+from max.gpu.compute.mma import ld_matrix
 from max.gpu.memory import (
     AddressSpace,
     async_copy,
@@ -13,7 +14,7 @@ from max.gpu.memory import (
     async_copy_wait_group,
     external_memory,
 )
-from max.gpu.sync import barrier
+from max.gpu.sync import barrier, syncwarp
 from std.math import ceildiv, fma
 from std.memory import bitcast, stack_allocation
 
@@ -51,7 +52,14 @@ def shared_bytes[tiles: Int]() -> Int:
 def load_words[
     format: Int
 ](x: GpuRead[DType.uint8], row: Int, rows: Int, columns: Int, column: Int) -> Words[format]:
-    """A lane's chunks of a row of x in the unit that begins at `column`; zeros outside of x."""
+    """A lane's words of a row of x in the unit that begins at `column`; zeros outside of x."""
+    comptime if format == BFLOAT:
+        var words = Words[format](0)
+        comptime for i in range(4):
+            var pair = column + i * 8 + lane_id() % 4 * 2
+            if row < rows and pair < columns:
+                words[i] = bitcast[DType.uint32, 1](x.unsafe_load[width=4, alignment=4]((row * columns + pair) * 2))
+        return words
     comptime size = x_chunks[format]() * CHUNK
     var at = column * x_bytes[format]() + lane_id() % 4 * size
     var result = Words[format](0)
@@ -61,6 +69,27 @@ def load_words[
             var words = bitcast[DType.uint32, 4](x.unsafe_load[width=CHUNK, alignment=CHUNK](place))
             result = result.insert[offset=4 * i](words)
     return result
+
+
+@always_inline
+def place_in_step[format: Int](row: Int, chunk: Int) -> Int:
+    """Where a warp has a chunk of a step's eight rows of w, in bytes.
+
+    Lanes read their own chunks; but of bfloat16 a warp reads a chunk of all rows at once (`ldmatrix`), which must lie
+    in different banks.
+    """
+    return (row * 4 + (chunk ^ row // 2 if format == BFLOAT else chunk)) * CHUNK
+
+
+@always_inline
+def weights_at[format: Int](step: MutPointer[UInt8, _, address_space=AddressSpace.SHARED]) -> Chunk:
+    """A lane's words of a step's eight rows of w."""
+    var lane = lane_id()
+    comptime if format == BFLOAT:
+        var tile = step.unsafe_offset(place_in_step[format](lane % 8, lane // 8)).unsafe_bitcast[BFloat16]()
+        return bitcast[DType.uint32, 4](ld_matrix[simd_width=8](tile))
+    var chunk = step.unsafe_load[width=CHUNK, alignment=CHUNK](place_in_step[format](lane // 4, lane % 4))
+    return bitcast[DType.uint32, 4](chunk)
 
 
 @fieldwise_init
@@ -123,7 +152,8 @@ def linear_rows_kernel[
     var lane = lane_id()
     var units = Int(group) // width
     var steps = ceildiv(columns, Int(group) * WARPS) * units
-    var own = shared.unsafe_offset(thread_idx.x * CHUNK)
+    var own = shared.unsafe_offset(warp_id() * 32 * CHUNK)
+    var slot = place_in_step[format](lane // 4, lane % 4)
 
     var copied = Place(warp_id() * Int(group), 0)
 
@@ -137,7 +167,7 @@ def linear_rows_kernel[
             var source = row * columns * w_bytes[format]() + at if there else 0
             async_copy[CHUNK, fill=UInt8(0)](
                 w.unsafe_offset(source).unsafe_address_space_cast[AddressSpace.GLOBAL](),
-                own.unsafe_offset((step % STAGES * tiles + n) * THREADS * CHUNK),
+                own.unsafe_offset((step % STAGES * tiles + n) * THREADS * CHUNK + slot),
                 Int32(CHUNK) if there else Int32(0),
             )
         async_copy_commit_group()
@@ -153,10 +183,11 @@ def linear_rows_kernel[
     var first_group = 0
     for step in range(steps):
         async_copy_wait_group(STAGES - 2)
+        comptime if format == BFLOAT:
+            syncwarp()  # a lane reads what others copied
         var weights = Array[Chunk, tiles](fill=Chunk(0))
         comptime for n in range(tiles):
-            var slot = own.unsafe_offset((step % STAGES * tiles + n) * THREADS * CHUNK)
-            weights[n] = bitcast[DType.uint32, 4](slot.unsafe_load[width=CHUNK, alignment=CHUNK]())
+            weights[n] = weights_at[format](own.unsafe_offset((step % STAGES * tiles + n) * THREADS * CHUNK))
         copy(step + STAGES - 1)
         place.move[width](units)
         var next_low = load_words[format](x, lane // 4, rows, columns, place.column)

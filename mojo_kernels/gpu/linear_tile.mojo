@@ -6,6 +6,7 @@ Each warp has a part of the tile's sums in registers. Groups of columns are adde
 """
 
 from max.gpu import block_idx, lane_id, thread_idx, warp_id
+from max.gpu.compute.mma import ld_matrix
 from max.gpu.memory import (
     AddressSpace,
     async_copy,
@@ -59,14 +60,17 @@ def shared_bytes[format: Int, tile_rows: Int, tile_outputs: Int]() -> Int:
 
 
 @always_inline
-def place_in[row_bytes: Int, together: Int](row: Int, chunk: Int) -> Int:
+def place_in[format: Int, row_bytes: Int](row: Int, chunk: Int) -> Int:
     """Where a chunk of a row lies in shared memory.
 
-    Eight lanes read at once: four chunks of a row, `together` apart, and the same of the next row. In rows of 128 bytes
-    they must lie in different banks.
+    What is read at once must lie in different banks, in rows of 128 bytes. Of bfloat16 that is a chunk of eight rows
+    (`ldmatrix`); else eight lanes read four chunks of a row, which of x that goes with widened weights are every other
+    one, and the same of the next row.
     """
     comptime if row_bytes == ROW_BYTES:
-        comptime flip = 1 if together == 2 else 4
+        comptime if format == BFLOAT:
+            return row * row_bytes + (chunk ^ row % 8) * CHUNK
+        comptime flip = 1 if format == WIDENED else 4
         return row * row_bytes + (chunk ^ (row % 2 * flip)) * CHUNK
     else:
         return row * row_bytes + chunk * CHUNK
@@ -74,13 +78,13 @@ def place_in[row_bytes: Int, together: Int](row: Int, chunk: Int) -> Int:
 
 @always_inline
 def copy_rows[
-    row_bytes: Int, together: Int, tile: Int, threads: Int
+    format: Int, row_bytes: Int, tile: Int, threads: Int
 ](target: SharedBytes, source: GpuRead[DType.uint8], first: Int, count: Int, size: Int, offset: Int):
     """Begins to copy a tile of rows; zeros outside of the matrix.
 
     Parameters:
+        format: Of x and w.
         row_bytes: Bytes to copy of each row.
-        together: As in `place_in`.
         tile: Rows.
         threads: Of the block.
 
@@ -103,20 +107,54 @@ def copy_rows[
             source.unsafe_offset((first + row) * size + at if there else 0).unsafe_address_space_cast[
                 AddressSpace.GLOBAL
             ](),
-            target.unsafe_offset(place_in[row_bytes, together](row, chunk)),
+            target.unsafe_offset(place_in[format, row_bytes](row, chunk)),
             Int32(CHUNK) if there else Int32(0),
         )
 
 
 @always_inline
-def words_at[row_bytes: Int, chunks: Int](tile: SharedBytes, row: Int, unit: Int) -> SIMD[DType.uint32, 4 * chunks]:
+def chunks_at[
+    format: Int, row_bytes: Int, chunks: Int
+](tile: SharedBytes, row: Int, unit: Int) -> SIMD[DType.uint32, 4 * chunks]:
     """A lane's chunks of a row of a tile."""
     var result = SIMD[DType.uint32, 4 * chunks](0)
     comptime for i in range(chunks):
         var chunk = (unit * 4 + lane_id() % 4) * chunks + i
-        var bytes = tile.unsafe_load[width=CHUNK, alignment=CHUNK](place_in[row_bytes, chunks](row, chunk))
+        var bytes = tile.unsafe_load[width=CHUNK, alignment=CHUNK](place_in[format, row_bytes](row, chunk))
         result = result.insert[offset=4 * i](bitcast[DType.uint32, 4](bytes))
     return result
+
+
+@always_inline
+def matrices_at(tile: SharedBytes, row: Int, chunk: Int) -> Chunk:
+    """A lane's words of four 8 x 8 matrices of bfloat16, of which this lane names a row of one (`ldmatrix`)."""
+    var place = tile.unsafe_offset(place_in[BFLOAT, ROW_BYTES](row, chunk)).unsafe_bitcast[BFloat16]()
+    return bitcast[DType.uint32, 4](ld_matrix[simd_width=8](place))
+
+
+@always_inline
+def weights_at[format: Int, row_bytes: Int](tile: SharedBytes, output: Int, unit: Int) -> Chunk:
+    """A lane's words of eight rows of w from `output` on."""
+    var lane = lane_id()
+    comptime if format == BFLOAT:
+        return matrices_at(tile, output + lane % 8, unit * 4 + lane // 8)
+    return chunks_at[format, row_bytes, 1](tile, output + lane // 4, unit)
+
+
+@always_inline
+def rows_at[format: Int](tile: SharedBytes, row: Int, unit: Int) -> Tuple[Words[format], Words[format]]:
+    """A lane's words of 16 rows of x from `row` on: of row g, and of row g + 8."""
+    var lane = lane_id()
+    comptime if format == BFLOAT:
+        var first = matrices_at(tile, row + lane % 16, unit * 4 + lane // 16)
+        var second = matrices_at(tile, row + lane % 16, unit * 4 + 2 + lane // 16)
+        var low = Chunk(first[0], first[2], second[0], second[2])
+        var high = Chunk(first[1], first[3], second[1], second[3])
+        return rebind[Words[format]](low), rebind[Words[format]](high)
+    return (
+        chunks_at[format, ROW_BYTES, x_chunks[format]()](tile, row + lane // 4, unit),
+        chunks_at[format, ROW_BYTES, x_chunks[format]()](tile, row + lane // 4 + 8, unit),
+    )
 
 
 def linear_tile_kernel[
@@ -182,10 +220,10 @@ def linear_tile_kernel[
     def copy(step: Int):
         if step < steps:
             var stage = shared.unsafe_offset(step % stages * stage_bytes)
-            copy_rows[ROW_BYTES, x_chunks[format](), tile_rows, threads](
+            copy_rows[format, ROW_BYTES, tile_rows, threads](
                 stage, x, first_row, rows, columns * x_bytes[format](), step * ROW_BYTES
             )
-            copy_rows[w_row_bytes, 1, tile_outputs, threads](
+            copy_rows[format, w_row_bytes, tile_outputs, threads](
                 stage.unsafe_offset(x_tile_bytes),
                 w,
                 first_output,
@@ -210,13 +248,11 @@ def linear_tile_kernel[
         for unit in range(step_size // unit_columns[format]()):
             var weights = Array[Chunk, across](fill=Chunk(0))
             comptime for n in range(across):
-                weights[n] = words_at[w_row_bytes, 1](w_tile, warp_output + n * 8 + lane // 4, unit)
+                weights[n] = weights_at[format, w_row_bytes](w_tile, warp_output + n * 8, unit)
             comptime for m in range(down):
-                var row = warp_row + m * 16 + lane // 4
-                var low = words_at[ROW_BYTES, x_chunks[format]()](x_tile, row, unit)
-                var high = words_at[ROW_BYTES, x_chunks[format]()](x_tile, row + 8, unit)
+                var words = rows_at[format](x_tile, warp_row + m * 16, unit)
                 comptime for n in range(across):
-                    add_unit[format](sums[m * across + n], low, high, weights[n])
+                    add_unit[format](sums[m * across + n], words[0], words[1], weights[n])
         left -= 1
         if left == 0 or step + 1 == steps:
             comptime if format == BFLOAT:
