@@ -162,7 +162,7 @@ def hopper_attention_kernel[
     var head = Int32(block_idx.y)
     var kept = barriers.unsafe_offset(2 * ring_slots).unsafe_bitcast[Int32]()
     if thread_idx.x == 0:
-        ring.init(consumers[one_token]() * 4)
+        ring.init(1, consumers[one_token]() * 4)
         comptime if one_token:
             place_of_request(row_offsets, positions, group, block_idx.z).keep(kept)
         else:

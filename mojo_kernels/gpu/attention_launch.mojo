@@ -15,10 +15,7 @@ from .attention_results import merge_kernel
 from .attention_tiles import MOST_SPLIT_ROWS, split_count
 from .block import GpuRead, GpuWrite
 from .pages import CacheShape
-from .wgmma import GROUP_ROWS
-
-comptime HOPPER = "sm_90a"
-"""The architecture that has wgmma; its successors have not."""
+from .wgmma import GROUP_ROWS, HOPPER
 
 
 @fieldwise_init

@@ -38,10 +38,10 @@ struct Ring[size: Int, tile: Int](TrivialRegisterPassable):
         self.phase = 0
 
     @always_inline
-    def init(self, readers: Int):
-        """Makes the barriers; one thread does."""
+    def init(self, writers: Int, readers: Int):
+        """Makes the barriers, given how many arrivals tell that a tile has come, and was read; one thread does."""
         comptime for slot in range(Self.size):
-            init_barrier(self.barriers.unsafe_offset(slot), 1)
+            init_barrier(self.barriers.unsafe_offset(slot), writers)
             init_barrier(self.barriers.unsafe_offset(Self.size + slot), readers)
         publish_barriers()
 

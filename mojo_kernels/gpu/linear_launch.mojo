@@ -4,16 +4,25 @@ from max.gpu.host import DeviceContext, FuncAttribute
 from std.math import ceildiv
 
 from .block import GpuRead, GpuWrite
+from .linear_hopper import OUTPUTS as HOPPER_OUTPUTS
+from .linear_hopper import ROWS as HOPPER_ROWS
+from .linear_hopper import THREADS as HOPPER_THREADS
+from .linear_hopper import hopper_linear_kernel
+from .linear_hopper import shared_bytes as hopper_shared_bytes
 from .linear_products import BFLOAT, CHUNK, group_columns, w_bytes, x_bytes
 from .linear_rows import ROWS, THREADS, linear_rows_kernel
 from .linear_rows import shared_bytes as rows_shared_bytes
 from .linear_tile import linear_tile_kernel
 from .linear_tile import shared_bytes as tile_shared_bytes
+from .wgmma import HOPPER
 
 comptime MANY_OUTPUTS = 4096
 """Outputs from which blocks of 32 of them, which read x half as often as those of 16, are enough for a GPU."""
 comptime FULL = 96
 """Large tiles that are enough for a GPU; small ones are taken for fewer."""
+comptime HOPPER_FULL = 66
+"""The same for tiles of wgmma: half a Hopper's multiprocessors, since its products are up to 1.6 times as fast as those of
+`mma.sync` (Luo et al. 2025, arXiv:2501.12084)."""
 
 
 def tile_outputs[format: Int, large: Bool]() -> Int:
@@ -73,6 +82,25 @@ def launch_linear[
                     func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(UInt32(shared)),
                 )
         return
+    comptime if format == BFLOAT and DeviceContext.default_device_info.version == HOPPER:
+        var tiles = ceildiv(rows, HOPPER_ROWS) * ceildiv(outputs, HOPPER_OUTPUTS)
+        if tiles >= HOPPER_FULL:
+            comptime shared = hopper_shared_bytes()
+            comptime kernel = hopper_linear_kernel[y_type]
+            ctx.enqueue_function[kernel](
+                y,
+                x.unsafe_bitcast[BFloat16](),
+                w.unsafe_bitcast[BFloat16](),
+                Int32(rows),
+                Int32(outputs),
+                Int32(columns),
+                group,
+                grid_dim=tiles,
+                block_dim=HOPPER_THREADS,
+                shared_mem_bytes=shared,
+                func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(UInt32(shared)),
+            )
+            return
     var many = ceildiv(rows, 128) * ceildiv(outputs, tile_outputs[format, True]()) >= FULL
     comptime for large in [False, True]:
         if large == many:

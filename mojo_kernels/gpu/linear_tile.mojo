@@ -157,6 +157,16 @@ def rows_at[format: Int](tile: SharedBytes, row: Int, unit: Int) -> Tuple[Words[
     )
 
 
+@always_inline
+def tile_place[tile_rows: Int, tile_outputs: Int](rows: Int, outputs: Int) -> Tuple[Int, Int]:
+    """The first row and the first output of this block's tile of y[rows, outputs]."""
+    var row_tiles, output_tiles = ceildiv(rows, tile_rows), ceildiv(outputs, tile_outputs)
+    var above = block_idx.x // (SUPER * output_tiles) * SUPER
+    var height = min(SUPER, row_tiles - above)
+    var within = block_idx.x % (SUPER * output_tiles)
+    return (above + within % height) * tile_rows, within // height * tile_outputs
+
+
 def linear_tile_kernel[
     format: Int, y_type: DType, tile_rows: Int, tile_outputs: Int, warp_rows: Int
 ](
@@ -203,12 +213,8 @@ def linear_tile_kernel[
     var shared = external_memory[UInt8, address_space=AddressSpace.SHARED, alignment=128]()
     var rows, outputs, columns = Int(row_count), Int(output_count), Int(column_count)
 
-    var row_tiles, output_tiles = ceildiv(rows, tile_rows), ceildiv(outputs, tile_outputs)
-    var above = block_idx.x // (SUPER * output_tiles) * SUPER
-    var height = min(SUPER, row_tiles - above)
-    var within = block_idx.x % (SUPER * output_tiles)
-    var first_row = (above + within % height) * tile_rows
-    var first_output = within // height * tile_outputs
+    var place = tile_place[tile_rows, tile_outputs](rows, outputs)
+    var first_row, first_output = place[0], place[1]
     var warp_row = warp_id() // warps_across * warp_rows
     var warp_output = warp_id() % warps_across * warp_outputs
     var lane = lane_id()

@@ -12,6 +12,8 @@ from std.sys import _RegisterPackType, inlined_assembly
 
 from .mma import Left, SharedTile, Sums
 
+comptime HOPPER = "sm_90a"
+"""The architecture that has wgmma; its successors have not."""
 comptime GROUP = 128
 """Threads of a warpgroup."""
 comptime GROUP_ROWS = 64

@@ -63,7 +63,7 @@ def check_kernels(architecture: str) -> Iterator[str]:
         wanted = {
             "mma.sync": name.startswith("linear") or (attends and not hopper),
             "wgmma.mma_async": hopper,
-            "cp.async.bulk": hopper,
+            "cp.async.bulk": hopper and attends,
         }
         yield from (f"{architecture} {name}: {n} {word}" for word, n in counts.items() if bool(n) != wanted[word])
         if taken.serialized:

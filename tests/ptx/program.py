@@ -124,7 +124,8 @@ def _blocks(body: str) -> tuple[list[Block], dict[str, int]]:
         negated, guard, operation, rest = match.groups()
         if operation.startswith("mbarrier.try_wait") and blocks[-1].instructions:
             blocks.append(Block())  # where threads come back to that have to wait
-        operands = tuple(operand.strip() for operand in OPERAND.findall(rest))
+        # LLVM's own wgmma has a predicate that is called p; all other registers' names begin with %.
+        operands = tuple("%p" if o == "p" else o for o in map(str.strip, OPERAND.findall(rest)))
         blocks[-1].instructions.append(
             Instruction(tuple(re.split(r"\.|::", operation)), operands, guard, bool(negated))
         )

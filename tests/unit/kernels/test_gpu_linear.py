@@ -20,6 +20,8 @@ from tests.unit.kernels.harness import OpRunner
 
 STAGES = {"rows_2": 4, "rows_4": 4, "tile_64": 6, "tile_128": 3}
 """As in mojo_kernels/gpu/linear_rows.mojo and linear_tile.mojo."""
+HOPPER_SHARED = 5 * (128 + 192) * 64 * 2 + 5 * 16 + 8
+"""As in mojo_kernels/gpu/linear_hopper.mojo."""
 ROUNDING = {"rows_2": "linear_rows_to_bf16", "tile_64": "linear_tile_to_bf16"}
 """The same kernels with outputs in bfloat16, which would hide most differences in the order of sums."""
 
@@ -77,6 +79,10 @@ class Layer:
         group = 128 if scaled else -(-self.columns // 512) * 64
         sizes = [len(x), outputs, self.columns, group]
         arguments = [y, x, self.w, x_scales, self.w_scales, *sizes]
+        if kernel == "hopper":
+            blocks = -(-len(x) // 128) * -(-outputs // 192)
+            launch(kernels["hopper_linear"], (blocks, 1, 1), 384, [y, x, self.w, *sizes], HOPPER_SHARED)
+            return y
         shape, size = kernel.split("_")
         program = kernels[f"linear_{shape}_{self.kind}_{size}"]
         if shape == "rows":
@@ -108,6 +114,19 @@ def test_bfloat16(ampere: dict[str, Program], outputs: int, columns: int) -> Non
     np.testing.assert_array_equal(layer.run(ampere, "tile_128"), whole)
     for kernel, rows in (("rows_2", slice(0, 1)), ("rows_4", slice(5, 21)), ("rows_2", slice(12, 19))):
         np.testing.assert_array_equal(layer.run(ampere, kernel, rows), whole[rows])
+
+
+@pytest.mark.parametrize(("rows", "outputs", "columns"), [(133, 21, 520), (7, 203, 72), (128, 192, 328)])
+def test_warpgroups(hopper: dict[str, Program], rows: int, outputs: int, columns: int) -> None:
+    """More and fewer steps than the ring has; a row has the bits that it has among few."""
+    layer = Layer(rows, outputs, columns, "bf16")
+    whole = layer.run(hopper, "hopper")
+    close(whole, layer.exact())
+    few = slice(max(0, rows - 12), rows)
+    for kernel in ("rows_2", "rows_4"):
+        np.testing.assert_array_equal(layer.run(hopper, kernel, few), whole[few])
+    few = slice(max(0, rows - 40), rows)
+    np.testing.assert_array_equal(layer.run(hopper, "tile_64", few), whole[few])
 
 
 def check_float8(layer: Layer, kernels: dict[str, Program]) -> None:

@@ -1,18 +1,22 @@
-"""What the interpreter finds wrong in Hopper's attention when something that it needs is taken out of its PTX."""
+"""What the interpreter finds wrong in Hopper's kernels when something that they need is taken out of their PTX."""
 
 import re
 
 import numpy as np
 import pytest
 
-from tests.ptx.compiled import compile_kernels
+from tests.ptx.compiled import LINEAR, compile_kernels
+from tests.ptx.machine import launch
+from tests.ptx.memory import bfloat16, from_bfloat16
 from tests.ptx.program import parse
 from tests.unit.kernels.paged_requests import Interpreted, Requests
+from tests.unit.kernels.test_gpu_linear import HOPPER_SHARED
 
 KERNEL = "hopper_attention_64"
+NEEDED = ("qk_norm_rope_store_64", "hopper_attention_one_token_64", "attention_merge_64")
 TOKENS = 300
 """So many that the ring goes round."""
-CHANGES = {
+ATTENTION = {
     "stores are not shown to products": (r"fence\.proxy\.async\.shared::cta;", "", "fence.proxy.async"),
     "registers are not fenced": (r"wgmma\.fence\.sync\.aligned;", "", "wgmma.fence"),
     "barriers are not shown to copies": (r"fence\.mbarrier_init\.release\.cluster;", "", "fence.mbarrier_init"),
@@ -35,6 +39,20 @@ CHANGES = {
     "more registers are taken than there are": (r"(setmaxnreg\.inc[^;]*) 232;", r"\1 248;", "registers"),
 }
 """The PTX's pattern, its replacement, and what the interpreter says; None is wrong numbers, or any error."""
+MULTIPLICATION = {
+    "copies are not shown to products": (r"fence\.proxy\.async\.shared::cta;", "", "fence.proxy.async"),
+    "registers are not fenced": (r"wgmma\.fence\.sync\.aligned;", "", "wgmma.fence"),
+    "products are not waited for": (r"wgmma\.wait_group\.sync\.aligned 0;", "", None),
+    "copies are not waited for": (r"cp\.async\.wait_group\s+3;", "cp.async.wait_group 4;", None),
+    "slots are filled before they were read": (
+        r"(?s)\A(.*?)mbarrier\.try_wait[^;]*;\nselp\.b32 (%r\d+), 1, 0, %p_done;(?=.*cp\.async\.commit_group)",
+        r"\1mov.b32 \2, 1;",
+        None,
+    ),
+    "nobody arrives": (r"@%p_counts mbarrier\.arrive\.release[^;]*;", "", "wait at barriers"),
+    "more registers are taken than there are": (r"(setmaxnreg\.inc[^;]*) 232;", r"\1 248;", "registers"),
+}
+"""Likewise."""
 
 
 def attend(text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -45,25 +63,40 @@ def attend(text: str) -> tuple[np.ndarray, np.ndarray]:
     return given.step(run, [(0, 0, TOKENS)])[1], given.expected(0)[3]
 
 
-NEEDED = ("qk_norm_rope_store_64", "hopper_attention_one_token_64", "attention_merge_64")
+def multiply(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """A linear layer by a kernel with this PTX, and what it should be; so many columns that the ring goes round."""
+    rng = np.random.default_rng(0)
+    x, w = (bfloat16(rng.standard_normal((rows, 520)).astype(np.float32)) for rows in (9, 11))
+    y = np.full((9, 11), np.nan, np.float32)
+    launch(parse(text), (1, 1, 1), 384, [y, x, w, 9, 11, 520, 128], HOPPER_SHARED)
+    return y, from_bfloat16(x) @ from_bfloat16(w).T
 
 
-@pytest.mark.parametrize("what", CHANGES)
-def test_what_is_missing_shows(what: str) -> None:
-    pattern, replacement, message = CHANGES[what]
-    text, count = re.subn(pattern, replacement, compile_kernels("sm_90a")[KERNEL])
+def ptx(kernel: str) -> str:
+    """A kernel's PTX for Hopper."""
+    return (compile_kernels("sm_90a") | compile_kernels("sm_90a", LINEAR))[kernel]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "what"), [*((KERNEL, what) for what in ATTENTION), *(("hopper_linear", what) for what in MULTIPLICATION)]
+)
+def test_what_is_missing_shows(kernel: str, what: str) -> None:
+    run, changes = (attend, ATTENTION) if kernel == KERNEL else (multiply, MULTIPLICATION)
+    pattern, replacement, message = changes[what]
+    text, count = re.subn(pattern, replacement, ptx(kernel))
     assert count, "the PTX has no such instruction any more"
     if message:
         with pytest.raises(RuntimeError, match=re.escape(message)):
-            attend(text)
+            run(text)
         return
     try:
-        attended, expected = attend(text)
+        actual, expected = run(text)
     except (RuntimeError, MemoryError):
         return
-    assert not np.allclose(attended, expected, rtol=2e-2, atol=2e-2)
+    assert not np.allclose(actual, expected, rtol=2e-2, atol=2e-2)
 
 
-def test_nothing_is_wrong_as_it_is() -> None:
-    attended, expected = attend(compile_kernels("sm_90a")[KERNEL])
-    np.testing.assert_allclose(attended, expected, rtol=2e-2, atol=2e-2)
+@pytest.mark.parametrize("kernel", [KERNEL, "hopper_linear"])
+def test_nothing_is_wrong_as_it_is(kernel: str) -> None:
+    actual, expected = (attend if kernel == KERNEL else multiply)(ptx(kernel))
+    np.testing.assert_allclose(actual, expected, rtol=2e-2, atol=2e-2)
