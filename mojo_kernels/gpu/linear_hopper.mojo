@@ -1,16 +1,16 @@
-"""A linear layer on many rows on Hopper: wgmma, and a producer warpgroup that copies (sm_90a; bfloat16).
+"""A linear layer on many rows on Hopper: wgmma, and a producer warpgroup that copies (sm_90a).
 
-A block has a tile of ROWS x OUTPUTS of y. Its producer's threads keep a ring of steps filled, of which each has 64 columns
-of the tile's rows of x and w, in atoms under the 128-byte swizzle (`wgmma.mojo`). Two consumer warpgroups have 64 rows
-each: while one waits for its products to end, the tensor cores multiply for the other. A row of x or w has any place in
-memory, so `cp.async` copies 16 bytes at a time, and takes neither tensor maps nor weights in another order.
+A block has a tile of y. Its producer's threads keep a ring of steps filled, of which each has 128 bytes of the tile's rows
+of x and w, in atoms under the 128-byte swizzle (`wgmma.mojo`): 64 columns of bfloat16, or 128 of e4m3 with their scales.
+Consumer warpgroups have 64 rows each: while one waits for its products to end, the tensor cores multiply for the other. A
+row of x or w has any place in memory, so `cp.async` copies 16 bytes at a time, and takes neither tensor maps nor weights in
+another order.
 
-Products have the columns of those in `linear_rows.mojo`, and groups are added up as there; on Hopper the bits of both
-are therefore the same (see `linear_products.mojo`).
+Products have the columns of those in `linear_rows.mojo`, or `linear_rows_hopper.mojo` for e4m3, and groups are added up as
+there; on Hopper the bits of both are therefore the same (see `linear_products.mojo`).
 """
 
 from max.gpu import MAX_THREADS_PER_BLOCK_METADATA, block_idx, lane_id, thread_idx
-from max.gpu.compute.mma import WGMMADescriptor, wgmma_async, wgmma_commit_group_sync, wgmma_fence_aligned, wgmma_wait_group_sync
 from max.gpu.memory import (
     AddressSpace,
     async_copy,
@@ -19,67 +19,90 @@ from max.gpu.memory import (
     external_memory,
 )
 from max.gpu.sync import barrier
-from std.math import ceildiv
+from std.math import ceildiv, fma
 from std.utils import StaticTuple
 
 from ..utils.types import ReadPtr
 from .async_barrier import arrive, give_registers, show_to_async, take_registers
 from .block import GpuRead, GpuWrite
 from .key_ring import Ring
-from .linear_products import CHUNK
+from .linear_products import BFLOAT, CHUNK, FLOAT8, SCALED_COLUMNS, SCALED_OUTPUTS, x_bytes
 from .linear_tile import store_pair, tile_place
 from .mma import SharedTile, swizzled
-from .wgmma import GROUP, GROUP_ROWS, descriptor
+from .wgmma import GROUP, GROUP_ROWS, add_rows_products
 
-comptime CONSUMERS = 2
-"""Warpgroups that multiply."""
-comptime ROWS = CONSUMERS * GROUP_ROWS
-"""Of a tile."""
-comptime OUTPUTS = 192
-"""Of a tile: the most whose sums, and those of the groups before, fit a thread's registers."""
 comptime STEP = 64
-"""Columns of a step."""
-comptime STAGES = 5
-"""Steps of the ring."""
-comptime AHEAD = 3
-"""Steps that a producer's thread is copying at a time; the others have come, or are being multiplied."""
-comptime THREADS = (CONSUMERS + 1) * GROUP
+"""Words of two bytes of a step: one number of bfloat16, or two of e4m3."""
 comptime CHUNKS = STEP // 8
 """Of 16 bytes in a row of a step."""
-comptime TILE = (ROWS + OUTPUTS) * STEP
-"""Elements of a step."""
+comptime AHEAD = 3
+"""Steps that a producer's thread is copying at a time; the others have come, or are being multiplied."""
+comptime STAGES = AHEAD + 2
+"""Steps of the ring."""
 comptime PRODUCER_REGISTERS = 40
 comptime CONSUMER_REGISTERS = 232
-comptime TileSums = StaticTuple[Float32, OUTPUTS // 2]
-"""A thread's part of 64 rows' sums."""
+comptime TileSums[outputs: Int] = StaticTuple[Float32, outputs // 2]
+"""A thread's part of 64 rows' sums: for every 8 outputs what `mma.mojo` says."""
 
 
-def shared_bytes() -> Int:
-    """Dynamic shared memory of a block."""
-    return STAGES * TILE * 2 + 16 * STAGES + 8
+@fieldwise_init
+struct TileShape(TrivialRegisterPassable):
+    """The tile of a block, and what it takes."""
+
+    var consumers: Int
+    """Warpgroups that multiply."""
+    var outputs: Int
+
+    def rows(self) -> Int:
+        """Rows of the tile."""
+        return self.consumers * GROUP_ROWS
+
+    def threads(self) -> Int:
+        """Threads of a block."""
+        return (self.consumers + 1) * GROUP
+
+    def scales(self) -> Int:
+        """Where a step has its scales, in words: behind its rows."""
+        return (self.rows() + self.outputs) * STEP
+
+    def step[format: Int](self) -> Int:
+        """Words from a step to the next, whose atoms are aligned."""
+        if format == BFLOAT:
+            return self.scales()
+        return self.scales() + ceildiv(2 * (self.rows() + self.outputs // SCALED_OUTPUTS), 512) * 512
+
+    def shared_bytes[format: Int](self) -> Int:
+        """Dynamic shared memory of a block."""
+        return STAGES * (2 * self.step[format]() + 16) + 8
+
+
+comptime LARGE = TileShape(2, 192)
+"""The most outputs whose sums, and those of the groups before, fit a thread's registers."""
+comptime SMALL = TileShape(1, 64)
+"""For so few rows or outputs that large tiles would leave a GPU idle."""
 
 
 @fieldwise_init
 struct Source[tile: Int](TrivialRegisterPassable):
-    """Where a producer's thread reads a tile's rows of a matrix: every 16th of them, the same 8 columns of a step."""
+    """Where a producer's thread reads a tile's rows of a matrix: every 16th of them, the same 16 bytes of a step."""
 
     var next: ReadPtr[DType.bfloat16]
-    """The columns of the next step in its first row."""
+    """The next step's in its first row."""
     var row_size: Int
-    """Elements from a row to the next."""
+    """Words from a row to the next."""
     var rows: Int32
     """How many rows of the matrix there are from its first one on."""
-    var columns: Int32
-    """How many columns there are from `next` on."""
+    var words: Int32
+    """How many there are from `next` on in its row."""
 
     @staticmethod
     @always_inline
-    def of(matrix: GpuRead[DType.bfloat16], first: Int, count: Int, columns: Int) -> Self:
-        """That of the tile whose first row is `first`, in a matrix of `count` rows."""
+    def of(matrix: GpuRead[DType.uint8], first: Int, count: Int, words: Int) -> Self:
+        """That of the tile whose first row is `first`, in a matrix of `count` rows of so many words."""
         var row = first + thread_idx.x % GROUP // CHUNKS
-        var column = thread_idx.x % CHUNKS * 8
-        var next = matrix.unsafe_offset(row * columns + column).unsafe_origin_cast[ImmUntrackedOrigin]()
-        return Self(next, columns, Int32(count - row), Int32(columns - column))
+        var word = thread_idx.x % CHUNKS * 8
+        var next = matrix.unsafe_bitcast[BFloat16]().unsafe_offset(row * words + word)
+        return Self(next.unsafe_origin_cast[ImmUntrackedOrigin](), words, Int32(count - row), Int32(words - word))
 
     @always_inline
     def copy_step(mut self, target: SharedTile):
@@ -94,7 +117,7 @@ struct Source[tile: Int](TrivialRegisterPassable):
         var to_row = target.unsafe_offset(swizzled[STEP](thread // CHUNKS, thread % CHUNKS))
         var from_row = self.next
         comptime for i in range(Self.tile // rows):
-            var there = self.columns > 0 and Int32(i * rows) < self.rows
+            var there = self.words > 0 and Int32(i * rows) < self.rows
             # What is not there is not read, but an address it must have.
             async_copy[CHUNK, fill=BFloat16(0)](
                 (from_row if there else self.next).unsafe_address_space_cast[AddressSpace.GLOBAL](),
@@ -103,46 +126,63 @@ struct Source[tile: Int](TrivialRegisterPassable):
             )
             from_row = from_row.unsafe_offset(rows * self.row_size)
         self.next = self.next.unsafe_offset(STEP)
-        self.columns -= Int32(STEP)
+        self.words -= Int32(STEP)
 
 
 @always_inline
-def add_step(sums: TileSums, x: SharedTile, w: SharedTile) -> TileSums:
-    """Adds the products of a step's 64 rows and the tile's outputs, by all threads of a warpgroup together.
+def copy_scales[
+    shape: TileShape
+](
+    target: SharedTile,
+    x_scales: GpuRead[DType.float32],
+    w_scales: GpuRead[DType.float32],
+    row: Int,
+    output: Int,
+    rows: Int,
+    outputs: Int,
+    groups: Int,
+    group: Int,
+):
+    """Begins to copy a group's scales of the tile's rows, and then of its outputs, by the producer.
 
-    Args:
-        sums: A thread's part.
-        x: [64, STEP] in atoms.
-        w: [OUTPUTS, STEP] in atoms.
-
-    Returns:
-        The new sums.
+    Rows and outputs outside of y take the scales of the last ones; nothing comes of them.
     """
-    var left, right = descriptor(x, 16, 1024), descriptor(w, 16, 1024)
-    var result = sums
-    wgmma_fence_aligned()
-    comptime for k in range(STEP // 16):
-        # Sixteen columns are 32 bytes of an atom's row.
-        comptime along = UInt64(k * 32 >> 4)
-        result = wgmma_async[
-            64, OUTPUTS, 16, DType.float32, OUTPUTS // 2, a_type=DType.bfloat16, b_type=DType.bfloat16
-        ](
-            WGMMADescriptor[DType.bfloat16](Int64(left + along)),
-            WGMMADescriptor[DType.bfloat16](Int64(right + along)),
-            result,
+    var floats = target.unsafe_offset(shape.scales()).unsafe_bitcast[Float32]()
+    var thread = thread_idx.x % GROUP
+    if thread < shape.rows():
+        var source = x_scales.unsafe_offset(min(row + thread, rows - 1) * groups + group)
+        async_copy[4](source.unsafe_address_space_cast[AddressSpace.GLOBAL](), floats.unsafe_offset(thread))
+    if thread < shape.outputs // SCALED_OUTPUTS:
+        var place = min(output + thread * SCALED_OUTPUTS, outputs - 1) // SCALED_OUTPUTS
+        var source = w_scales.unsafe_offset(place * groups + group)
+        async_copy[4](
+            source.unsafe_address_space_cast[AddressSpace.GLOBAL](), floats.unsafe_offset(shape.rows() + thread)
         )
-    wgmma_commit_group_sync()
-    wgmma_wait_group_sync()
-    return result
 
 
-@__llvm_metadata(MAX_THREADS_PER_BLOCK_METADATA=StaticTuple[Int32, 1](Int32(THREADS)))
+@always_inline
+def add_scaled[
+    shape: TileShape
+](mut totals: TileSums[shape.outputs], sums: TileSums[shape.outputs], tile: SharedTile, row: Int):
+    """Adds a group's sums, times their scales in shared memory, to the totals; `row` is the thread's first."""
+    var floats = tile.unsafe_offset(shape.scales()).unsafe_bitcast[Float32]()
+    var low, high = floats[unsafe_offset=row], floats[unsafe_offset=row + 8]
+    comptime for n in range(shape.outputs // 8):
+        var of_outputs = floats[unsafe_offset=shape.rows() + n]
+        comptime for i in range(4):
+            var scale = (low if i < 2 else high) * of_outputs
+            totals[n * 4 + i] = fma(sums[n * 4 + i], scale, totals[n * 4 + i])
+
+
+@__llvm_metadata(MAX_THREADS_PER_BLOCK_METADATA=StaticTuple[Int32, 1](Int32(shape.threads())))
 def hopper_linear_kernel[
-    y_type: DType
+    format: Int, y_type: DType, shape: TileShape
 ](
     y: GpuWrite[y_type],
-    x: GpuRead[DType.bfloat16],
-    w: GpuRead[DType.bfloat16],
+    x: GpuRead[DType.uint8],
+    w: GpuRead[DType.uint8],
+    x_scales: GpuRead[DType.float32],
+    w_scales: GpuRead[DType.float32],
     row_count: Int32,
     output_count: Int32,
     column_count: Int32,
@@ -151,39 +191,52 @@ def hopper_linear_kernel[
     """`y[T, N] = x[T, K] @ w[N, K].T`; a block for each tile of y.
 
     Parameters:
+        format: BFLOAT or FLOAT8.
         y_type: Type of y.
+        shape: The tile's.
 
     Args:
-        y: [T, N].
-        x: [T, K], aligned to 16 bytes; 8 divides K.
-        w: [N, K], likewise.
-        row_count: T.
-        output_count: N.
-        column_count: K.
-        group: Columns of a group, a multiple of STEP.
+        y: As in `linear_rows_kernel`, like all arguments.
+        x: Likewise.
+        w: Likewise.
+        x_scales: Likewise.
+        w_scales: Likewise.
+        row_count: Likewise.
+        output_count: Likewise.
+        column_count: Likewise.
+        group: Likewise.
     """
+    comptime step_words = shape.step[format]()
+    comptime columns_of_step = 2 * STEP // x_bytes[format]()
     var tiles = external_memory[BFloat16, address_space=AddressSpace.SHARED, alignment=1024]()
-    var barriers = tiles.unsafe_offset(STAGES * TILE).unsafe_bitcast[UInt64]()
+    var barriers = tiles.unsafe_offset(STAGES * step_words).unsafe_bitcast[UInt64]()
     var kept = barriers.unsafe_offset(2 * STAGES).unsafe_bitcast[Int32]()
-    var ring = Ring[STAGES, TILE](tiles, barriers)
-    var rows, outputs, columns = Int(row_count), Int(output_count), Int(column_count)
+    var ring = Ring[STAGES, step_words](tiles, barriers)
+    var rows, outputs = Int(row_count), Int(output_count)
     if thread_idx.x == 0:
-        ring.init(GROUP, CONSUMERS * 4)
-        var place = tile_place[ROWS, OUTPUTS](rows, outputs)
+        ring.init(GROUP, shape.consumers * 4)
+        var place = tile_place[shape.rows(), shape.outputs](rows, outputs)
         kept[unsafe_offset=0] = Int32(place[0])
         kept[unsafe_offset=1] = Int32(place[1])
     barrier()
-    var steps = ceildiv(column_count, Int32(STEP))
-    if thread_idx.x >= CONSUMERS * GROUP:
-        give_registers[PRODUCER_REGISTERS]()
-        var of_x = Source[ROWS].of(x, Int(kept[unsafe_offset=0]), rows, columns)
-        var of_w = Source[OUTPUTS].of(w, Int(kept[unsafe_offset=1]), outputs, columns)
+    var steps = ceildiv(column_count, Int32(columns_of_step))
+    if thread_idx.x >= shape.consumers * GROUP:
+        comptime if shape.consumers > 1:
+            give_registers[PRODUCER_REGISTERS]()
+        var row, output = Int(kept[unsafe_offset=0]), Int(kept[unsafe_offset=1])
+        var words = Int(column_count) * x_bytes[format]() // 2
+        var of_x = Source[shape.rows()].of(x, row, rows, words)
+        var of_w = Source[shape.outputs].of(w, output, outputs, words)
         var came = ring
         for step in range(steps + Int32(AHEAD)):
             if step < steps:
                 ring.wait_until_empty()
                 of_x.copy_step(ring.current())
-                of_w.copy_step(ring.current().unsafe_offset(ROWS * STEP))
+                of_w.copy_step(ring.current().unsafe_offset(shape.rows() * STEP))
+                comptime if format == FLOAT8:
+                    copy_scales[shape](
+                        ring.current(), x_scales, w_scales, row, output, rows, outputs, Int(steps), Int(step)
+                    )
                 ring.advance()
             async_copy_commit_group()
             if step >= Int32(AHEAD):
@@ -192,24 +245,34 @@ def hopper_linear_kernel[
                 arrive(came.came(), True)
                 came.advance()
         return
-    take_registers[CONSUMER_REGISTERS]()
+    comptime if shape.consumers > 1:
+        take_registers[CONSUMER_REGISTERS]()
+    var own_row = thread_idx.x // 32 * 16 + lane_id() // 4
     var own_rows = thread_idx.x // GROUP * GROUP_ROWS * STEP
-    var totals = TileSums(fill=0)
-    for first in range(Int32(0), steps, group // Int32(STEP)):
-        var sums = TileSums(fill=0)
-        # A loop of its own, so that nothing touches the sums while products run.
-        for _ in range(first, min(first + group // Int32(STEP), steps)):
+    var steps_of_group = group // Int32(columns_of_step)
+    var totals = TileSums[shape.outputs](fill=0)
+    for first in range(Int32(0), steps, steps_of_group):
+        var sums = TileSums[shape.outputs](fill=0)
+        # A loop of its own, so that nothing touches the sums while products run; of e4m3 it has one step.
+        for _ in range(first, min(first + steps_of_group, steps)):
             ring.wait_until_full()
             var tile = ring.current()
-            sums = add_step(sums, tile.unsafe_offset(own_rows), tile.unsafe_offset(ROWS * STEP))
+            sums = add_rows_products[format == FLOAT8, shape.outputs](
+                sums, tile.unsafe_offset(own_rows), tile.unsafe_offset(shape.rows() * STEP)
+            )
+            comptime if format == BFLOAT:
+                ring.leave()
+        comptime if format == BFLOAT:
+            comptime for i in range(shape.outputs // 2):
+                totals[i] += sums[i]
+        else:
+            add_scaled[shape](totals, sums, ring.current(), own_row)
             ring.leave()
-        comptime for i in range(OUTPUTS // 2):
-            totals[i] += sums[i]
     # Read only now, so that the loop has the registers.
-    var first_row = Int(kept[unsafe_offset=0]) + thread_idx.x // 32 * 16 + lane_id() // 4
+    var first_row = Int(kept[unsafe_offset=0]) + own_row
     var first_output = Int(kept[unsafe_offset=1]) + lane_id() % 4 * 2
     comptime for half in range(2):
-        comptime for n in range(OUTPUTS // 8):
+        comptime for n in range(shape.outputs // 8):
             comptime at = n * 4 + half * 2
             var pair = SIMD[DType.float32, 2](totals[at], totals[at + 1])
             store_pair[y_type](y, first_row + half * 8, first_output + n * 8, rows, outputs, pair)

@@ -4,17 +4,15 @@ from max.gpu.host import DeviceContext, FuncAttribute
 from std.math import ceildiv
 
 from .block import GpuRead, GpuWrite
-from .linear_hopper import OUTPUTS as HOPPER_OUTPUTS
-from .linear_hopper import ROWS as HOPPER_ROWS
-from .linear_hopper import THREADS as HOPPER_THREADS
-from .linear_hopper import hopper_linear_kernel
-from .linear_hopper import shared_bytes as hopper_shared_bytes
-from .linear_products import BFLOAT, CHUNK, group_columns, w_bytes, x_bytes
+from .linear_hopper import LARGE, SMALL, hopper_linear_kernel
+from .linear_products import BFLOAT, CHUNK, FLOAT8, group_columns, w_bytes, x_bytes
 from .linear_rows import ROWS, THREADS, linear_rows_kernel
 from .linear_rows import shared_bytes as rows_shared_bytes
+from .linear_rows_hopper import SHARED_BYTES as HOPPER_ROWS_SHARED
+from .linear_rows_hopper import hopper_linear_rows_kernel
 from .linear_tile import linear_tile_kernel
 from .linear_tile import shared_bytes as tile_shared_bytes
-from .wgmma import HOPPER
+from .wgmma import FEW_OUTPUTS, HOPPER
 
 comptime MANY_OUTPUTS = 4096
 """Outputs from which blocks of 32 of them, which read x half as often as those of 16, are enough for a GPU."""
@@ -37,6 +35,20 @@ def warp_rows[format: Int, large: Bool]() -> Int:
     return 64 if large and format == BFLOAT else 32
 
 
+comptime LinearKernel[y_type: DType] = def(
+    GpuWrite[y_type],
+    GpuRead[DType.uint8],
+    GpuRead[DType.uint8],
+    GpuRead[DType.float32],
+    GpuRead[DType.float32],
+    Int32,
+    Int32,
+    Int32,
+    Int32,
+) thin -> None
+"""What all kernels of linear layers are: `linear_rows_kernel` has their arguments."""
+
+
 def launch_linear[
     y_type: DType, //, format: Int
 ](
@@ -56,70 +68,58 @@ def launch_linear[
         Error: A row of x or w is no multiple of 16 bytes.
     """
     comptime together = CHUNK // min(x_bytes[format](), w_bytes[format]())
+    comptime hopper = DeviceContext.default_device_info.version == HOPPER
     if columns % together != 0:
         raise Error("mili.linear on a GPU: ", columns, " columns; it must be a multiple of ", together)
     if rows == 0:
         return
-    var group = Int32(group_columns(columns, format != BFLOAT))
+
+    @always_inline
+    @__parameter
+    def launch[kernel: LinearKernel[y_type], threads: Int, shared: Int](blocks: Int) raises:
+        ctx.enqueue_function[kernel](
+            y,
+            x,
+            w,
+            x_scales,
+            w_scales,
+            Int32(rows),
+            Int32(outputs),
+            Int32(columns),
+            Int32(group_columns(columns, format != BFLOAT)),
+            grid_dim=blocks,
+            block_dim=threads,
+            shared_mem_bytes=shared,
+            func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(UInt32(shared)),
+        )
+
     if rows <= ROWS:
-        comptime for tiles in [2, 4]:
-            if (tiles == 4) == (outputs >= MANY_OUTPUTS):
-                comptime shared = rows_shared_bytes[tiles]()
-                comptime kernel = linear_rows_kernel[format, y_type, tiles]
-                ctx.enqueue_function[kernel](
-                    y,
-                    x,
-                    w,
-                    x_scales,
-                    w_scales,
-                    Int32(rows),
-                    Int32(outputs),
-                    Int32(columns),
-                    group,
-                    grid_dim=ceildiv(outputs, tiles * 8),
-                    block_dim=THREADS,
-                    shared_mem_bytes=shared,
-                    func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(UInt32(shared)),
-                )
+        comptime if hopper and format == FLOAT8:
+            launch[hopper_linear_rows_kernel[y_type], THREADS, HOPPER_ROWS_SHARED](ceildiv(outputs, FEW_OUTPUTS))
+        else:
+            comptime for tiles in [2, 4]:
+                if (tiles == 4) == (outputs >= MANY_OUTPUTS):
+                    launch[linear_rows_kernel[format, y_type, tiles], THREADS, rows_shared_bytes[tiles]()](
+                        ceildiv(outputs, tiles * 8)
+                    )
         return
-    comptime if format == BFLOAT and DeviceContext.default_device_info.version == HOPPER:
-        var tiles = ceildiv(rows, HOPPER_ROWS) * ceildiv(outputs, HOPPER_OUTPUTS)
-        if tiles >= HOPPER_FULL:
-            comptime shared = hopper_shared_bytes()
-            comptime kernel = hopper_linear_kernel[y_type]
-            ctx.enqueue_function[kernel](
-                y,
-                x.unsafe_bitcast[BFloat16](),
-                w.unsafe_bitcast[BFloat16](),
-                Int32(rows),
-                Int32(outputs),
-                Int32(columns),
-                group,
-                grid_dim=tiles,
-                block_dim=HOPPER_THREADS,
-                shared_mem_bytes=shared,
-                func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(UInt32(shared)),
-            )
-            return
-    var many = ceildiv(rows, 128) * ceildiv(outputs, tile_outputs[format, True]()) >= FULL
-    comptime for large in [False, True]:
-        if large == many:
+
+    comptime for large in [True, False]:
+        comptime if hopper and (format == FLOAT8 or format == BFLOAT and large):
+            comptime shape = LARGE if large else SMALL
+            var tiles = ceildiv(rows, shape.rows()) * ceildiv(outputs, shape.outputs)
+            if not large or tiles >= HOPPER_FULL:
+                launch[hopper_linear_kernel[format, y_type, shape], shape.threads(), shape.shared_bytes[format]()](tiles)
+                return
+        else:
             comptime tile_rows = 128 if large else 64
             comptime across = tile_outputs[format, large]()
-            comptime shared = tile_shared_bytes[format, tile_rows, across]()
-            comptime kernel = linear_tile_kernel[format, y_type, tile_rows, across, warp_rows[format, large]()]
-            ctx.enqueue_function[kernel](
-                y,
-                x,
-                w,
-                x_scales,
-                w_scales,
-                Int32(rows),
-                Int32(outputs),
-                Int32(columns),
-                group,
-                grid_dim=ceildiv(rows, tile_rows) * ceildiv(outputs, across),
-                block_dim=tile_rows // warp_rows[format, large]() * across,
-                shared_mem_bytes=shared,
-                func_attribute=FuncAttribute.MAX_DYNAMIC_SHARED_SIZE_BYTES(UInt32(shared)),
-            )
+            comptime warp = warp_rows[format, large]()
+            var tiles = ceildiv(rows, tile_rows) * ceildiv(outputs, across)
+            if not large or tiles >= FULL:
+                launch[
+                    linear_tile_kernel[format, y_type, tile_rows, across, warp],
+                    tile_rows // warp * across,
+                    tile_shared_bytes[format, tile_rows, across](),
+                ](tiles)
+                return

@@ -1,14 +1,24 @@
-"""A warpgroup's matrix products on Hopper: wgmma, bfloat16 with float32 sums (PTX ISA, wgmma; sm_90a).
+"""A warpgroup's matrix products on Hopper: wgmma with float32 sums, of bfloat16, and of e4m3 for linear layers (PTX ISA,
+wgmma; sm_90a).
 
 Operands lie in shared memory in atoms of 8 rows of 64 columns under the 128-byte swizzle, as pages have them
 (`pages.mojo`). A thread has of the sums [64, N] what it has of four `mma.sync` tiles one above the other: warp w the
 rows 16 w to 16 w + 15, in those the fragments that `mma.mojo` describes.
 
 A product is one piece of assembly from the fence to the wait, so that the compiler can't put anything between them that
-touches its registers, which would make the assembler run the products one by one.
+touches its registers, which would make the assembler run the products one by one. Only those of many rows' linear layers are
+MAX's, which have any number of sums; there a loop's end keeps others away from the sums, and interpreting the PTX shows it.
 """
 
+from max.gpu.compute.mma import (
+    WGMMADescriptor,
+    wgmma_async,
+    wgmma_commit_group_sync,
+    wgmma_fence_aligned,
+    wgmma_wait_group_sync,
+)
 from std.sys import _RegisterPackType, inlined_assembly
+from std.utils import StaticTuple
 
 from .mma import Left, SharedTile, Sums
 
@@ -20,6 +30,8 @@ comptime GROUP_ROWS = 64
 """Rows of its products."""
 comptime WGMMA_KEYS = 128
 """Keys of `scores_of` and of `add_weighted`."""
+comptime FEW_OUTPUTS = 32
+"""Outputs of `few_rows_products`."""
 comptime F = Float32
 
 
@@ -186,3 +198,82 @@ def add_weighted[
         comptime for n in range(16):
             sums[n] = Sums(r[4 * n], r[4 * n + 1], r[4 * n + 2], r[4 * n + 3])
     # fmt: on
+
+
+@always_inline
+def add_rows_products[
+    float8: Bool, outputs: Int
+](sums: StaticTuple[Float32, outputs // 2], x: SharedTile, w: SharedTile) -> StaticTuple[Float32, outputs // 2]:
+    """Adds the products of 64 rows and some outputs over 128 bytes, by all threads of a warpgroup together.
+
+    What follows must be separated from it by a loop's end, if it touches the sums.
+
+    Parameters:
+        float8: Whether x and w have e4m3, 128 columns; else they have bfloat16, 64.
+        outputs: How many, a multiple of 8 up to 256.
+
+    Args:
+        sums: A thread's part.
+        x: [64, 128 bytes] in atoms.
+        w: [outputs, 128 bytes] in atoms.
+
+    Returns:
+        The new sums.
+    """
+    comptime kind = DType.float8_e4m3fn if float8 else DType.bfloat16
+    comptime depth = 32 if float8 else 16
+    var left, right = descriptor(x, 16, 1024), descriptor(w, 16, 1024)
+    var result = sums
+    wgmma_fence_aligned()
+    comptime for k in range(4):
+        # A product has 32 bytes of an atom's row.
+        comptime along = UInt64(k * 32 >> 4)
+        result = wgmma_async[GROUP_ROWS, outputs, depth, DType.float32, outputs // 2, a_type=kind, b_type=kind](
+            WGMMADescriptor[kind](Int64(left + along)), WGMMADescriptor[kind](Int64(right + along)), result
+        )
+    wgmma_commit_group_sync()
+    wgmma_wait_group_sync()
+    return result
+
+
+def few_rows_assembly() -> String:
+    """Operands: 16 sums, 16 registers of rows, the descriptor of outputs."""
+    var text = String(
+        "{\n.reg .pred %p_sum;\n.reg .b64 %rd_b;\nwgmma.fence.sync.aligned;\nsetp.ne.b32 %p_sum, 0, 0;\n"
+    )
+    for k in range(4):
+        text += String("add.s64 %rd_b, $32, ", k * 32 >> 4, ";\n")
+        text += "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 "
+        text += numbered(0, 16) + ", " + numbered(16 + 4 * k, 4) + ", %rd_b, %p_sum, 1, 1;\n"
+        if k == 0:
+            text += "setp.ne.b32 %p_sum, 1, 0;\n"
+    return text + "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n}"
+
+
+@always_inline
+def few_rows_products(x: SIMD[DType.uint32, 16], w: SharedTile) -> SIMD[DType.float32, 16]:
+    """The products of 64 rows and FEW_OUTPUTS outputs over 128 columns of e4m3, by all threads of a warpgroup together.
+
+    Args:
+        x: A thread's words of the rows: of each product four, as `mma.mojo` has a left operand.
+        w: [FEW_OUTPUTS, 128 bytes] in atoms.
+
+    Returns:
+        A thread's part of [64, FEW_OUTPUTS].
+    """
+    comptime assembly = few_rows_assembly()
+    # fmt: off
+    var r = inlined_assembly[
+        assembly,
+        _RegisterPackType[F, F, F, F, F, F, F, F, F, F, F, F, F, F, F, F],
+        constraints="=f," * 16 + "r," * 16 + "l,~{memory}",
+        has_side_effect=True,
+    ](
+        x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10], x[11], x[12], x[13], x[14], x[15],
+        descriptor(w, 16, 1024),
+    )
+    # fmt: on
+    var sums = SIMD[DType.float32, 16](0)
+    comptime for i in range(16):
+        sums[i] = r[i]
+    return sums

@@ -6,10 +6,11 @@ from std.sys import argv
 from std.sys.defines import get_defined_string
 
 from mojo_kernels.gpu.float8 import quantize_float8_kernel
-from mojo_kernels.gpu.linear_hopper import hopper_linear_kernel
+from mojo_kernels.gpu.linear_hopper import LARGE, SMALL, hopper_linear_kernel
 from mojo_kernels.gpu.linear_launch import tile_outputs, warp_rows
 from mojo_kernels.gpu.linear_products import BFLOAT, FLOAT8, WIDENED
 from mojo_kernels.gpu.linear_rows import linear_rows_kernel
+from mojo_kernels.gpu.linear_rows_hopper import hopper_linear_rows_kernel
 from mojo_kernels.gpu.linear_tile import linear_tile_kernel
 
 comptime ARCH = get_defined_string["ARCH", "sm_90a"]()
@@ -40,7 +41,14 @@ def main() raises:
     comptime rounding_tile = linear_tile_kernel[BFLOAT, DType.bfloat16, 64, 64, 32]
     write(folder, "linear_tile_to_bf16", String(compile_info[rounding_tile, emission_kind="asm", target=TARGET]().asm))
     comptime if ARCH == "sm_90a":
-        comptime hopper = hopper_linear_kernel[Y]
-        write(folder, "hopper_linear", String(compile_info[hopper, emission_kind="asm", target=TARGET]().asm))
+        comptime for format in [BFLOAT, FLOAT8]:
+            comptime for large in [False, True]:
+                comptime if large or format == FLOAT8:
+                    comptime name = "bf16" if format == BFLOAT else "fp8"
+                    comptime kernel = hopper_linear_kernel[format, Y, LARGE if large else SMALL]
+                    comptime size = "_large" if large else "_small"
+                    write(folder, String("hopper_linear_", name, size), String(compile_info[kernel, emission_kind="asm", target=TARGET]().asm))
+        comptime rows = hopper_linear_rows_kernel[Y]
+        write(folder, "hopper_linear_fp8_rows", String(compile_info[rows, emission_kind="asm", target=TARGET]().asm))
         comptime kernel = quantize_float8_kernel
         write(folder, "quantize_float8", String(compile_info[kernel, emission_kind="asm", target=TARGET]().asm))
