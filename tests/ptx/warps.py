@@ -64,9 +64,8 @@ class WarpInstructions:
             matrix = self.shared[starts[:, :, None] + np.arange(16)].view(np.uint16)
             if "trans" in instruction.name:
                 matrix = matrix.transpose(0, 2, 1)
-            pairs = matrix[:, lane // 4][:, lane, :] if False else matrix[:, lane // 4, :]
-            low = pairs[:, lane, lane % 4 * 2].astype(np.uint32)
-            high = pairs[:, lane, lane % 4 * 2 + 1].astype(np.uint32)
+            pairs = matrix[:, lane // 4].reshape(-1, LANES, 4, 2)[:, lane, lane % 4].astype(np.uint32)
+            low, high = pairs[:, :, 0], pairs[:, :, 1]
             result[live] = high << np.uint32(16) | low
             self.write(target, result.reshape(-1), active)
 
@@ -77,28 +76,22 @@ class WarpInstructions:
         self._whole_warps(active)
         numbers, together = PRODUCTS[shape]
         d, a, b, c = (vector(operand) for operand in instruction.operands)
-        lane = np.arange(LANES)
-        g, t = lane // 4, lane % 4
         warps, depth = self.threads // LANES, 8 * together
-        left, right = np.zeros((warps, 16, depth)), np.zeros((warps, depth, 8))
-        sums = np.zeros((warps, 16, 8))
 
-        def parts(register: str) -> Values:
-            """Those of a lane, [warps, lanes, together]."""
-            return numbers(self.read(register, "b32")).reshape(warps, LANES, together)
+        def words(registers: list[str], kind: str = "b32") -> Values:
+            return np.stack([self.read(register, kind) for register in registers], 1)
 
-        for i, register in enumerate(a):
-            for j in range(together):
-                left[:, g + 8 * (i % 2), together * (t + 4 * (i // 2)) + j] = parts(register)[:, :, j]
-        for i, register in enumerate(b):
-            for j in range(together):
-                right[:, together * (t + 4 * i) + j, g] = parts(register)[:, :, j]
-        for i, register in enumerate(c):
-            sums[:, g + 8 * (i // 2), 2 * t + i % 2] = self.read(register, "f32").reshape(warps, LANES)
+        # A lane is (g, t) of 8 x 4. A register's number is, of A, the half of the columns and that of the rows, of B
+        # the half of the rows, and of C the half of the rows and one of two columns.
+        left = numbers(words(a)).reshape(warps, 8, 4, 2, 2, together).transpose(0, 4, 1, 3, 2, 5)
+        right = numbers(words(b)).reshape(warps, 8, 4, 2, together).transpose(0, 3, 2, 4, 1)
+        sums = words(c, "f32").reshape(warps, 8, 4, 2, 2).transpose(0, 3, 1, 2, 4)
+        left, right, sums = left.reshape(warps, 16, depth), right.reshape(warps, depth, 8), sums.reshape(warps, 16, 8)
         with np.errstate(all="ignore"):
-            result = (left @ right + sums).astype(np.float32)
-        for i, register in enumerate(d):
-            self.write(register, result[:, g + 8 * (i // 2), 2 * t + i % 2].reshape(-1), active)
+            result = (left.astype(np.float64) @ right + sums).astype(np.float32)
+        parts = result.reshape(warps, 2, 8, 4, 2).transpose(1, 4, 0, 2, 3).reshape(4, self.threads)
+        for register, part in zip(d, parts, strict=True):
+            self.write(register, part, active)
 
     def do_fma(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
         target, *operands = instruction.operands
