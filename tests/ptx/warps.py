@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from tests.ptx.arithmetic import ARITHMETIC, TYPES
 from tests.ptx.float8 import fma_pairs, from_e4m3
 from tests.ptx.memory import Values, from_bfloat16
-from tests.ptx.program import Instruction, vector
+from tests.ptx.program import Instruction, Program, vector
+from tests.ptx.tensor_cores import add_products
 
 LANES = 32
 PRODUCTS = {
@@ -21,6 +22,7 @@ class WarpInstructions:
 
     threads: int
     registers: dict[str, Values]
+    program: Program
     shared: NDArray[np.uint8]
 
     def do_shfl(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
@@ -87,8 +89,7 @@ class WarpInstructions:
         right = numbers(words(b)).reshape(warps, 8, 4, 2, together).transpose(0, 3, 2, 4, 1)
         sums = words(c, "f32").reshape(warps, 8, 4, 2, 2).transpose(0, 3, 1, 2, 4)
         left, right, sums = left.reshape(warps, 16, depth), right.reshape(warps, depth, 8), sums.reshape(warps, 16, 8)
-        with np.errstate(all="ignore"):
-            result = (left.astype(np.float64) @ right + sums).astype(np.float32)
+        result = add_products(self.program.target, shape[4], left, right, sums)
         parts = result.reshape(warps, 2, 8, 4, 2).transpose(1, 4, 0, 2, 3).reshape(4, self.threads)
         for register, part in zip(d, parts, strict=True):
             self.write(register, part, active)
