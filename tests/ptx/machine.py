@@ -2,9 +2,8 @@
 
 What is modelled: registers, branches (threads that part meet again where their ways do), global and shared memory with
 every access checked, barriers and mbarriers, shuffles, asynchronous copies that land as late as they may, ldmatrix,
-mma.sync and wgmma as the PTX ISA gives their fragments and descriptors. What is not: time, caches, rounding inside
-tensor cores (sums are exact here and then rounded), the last bits of approximate functions, memory that two blocks
-share while they run.
+mma.sync and wgmma as the PTX ISA gives their fragments and descriptors, with the arithmetic of `tensor_cores.py`. What
+is not: time, caches, the last bits of approximate functions, memory that two blocks share while they run.
 """
 
 from collections.abc import Sequence

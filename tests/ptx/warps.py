@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from tests.ptx.arithmetic import ARITHMETIC, TYPES
 from tests.ptx.float8 import fma_pairs, from_e4m3
 from tests.ptx.memory import Values, from_bfloat16
-from tests.ptx.program import Instruction, vector
+from tests.ptx.program import Instruction, Program, vector
+from tests.ptx.tensor_cores import add_products
 
 LANES = 32
 PRODUCTS = {
@@ -21,6 +22,7 @@ class WarpInstructions:
 
     threads: int
     registers: dict[str, Values]
+    program: Program
     shared: NDArray[np.uint8]
 
     def do_shfl(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
@@ -64,9 +66,8 @@ class WarpInstructions:
             matrix = self.shared[starts[:, :, None] + np.arange(16)].view(np.uint16)
             if "trans" in instruction.name:
                 matrix = matrix.transpose(0, 2, 1)
-            pairs = matrix[:, lane // 4][:, lane, :] if False else matrix[:, lane // 4, :]
-            low = pairs[:, lane, lane % 4 * 2].astype(np.uint32)
-            high = pairs[:, lane, lane % 4 * 2 + 1].astype(np.uint32)
+            pairs = matrix[:, lane // 4].reshape(-1, LANES, 4, 2)[:, lane, lane % 4].astype(np.uint32)
+            low, high = pairs[:, :, 0], pairs[:, :, 1]
             result[live] = high << np.uint32(16) | low
             self.write(target, result.reshape(-1), active)
 
@@ -77,28 +78,21 @@ class WarpInstructions:
         self._whole_warps(active)
         numbers, together = PRODUCTS[shape]
         d, a, b, c = (vector(operand) for operand in instruction.operands)
-        lane = np.arange(LANES)
-        g, t = lane // 4, lane % 4
         warps, depth = self.threads // LANES, 8 * together
-        left, right = np.zeros((warps, 16, depth)), np.zeros((warps, depth, 8))
-        sums = np.zeros((warps, 16, 8))
 
-        def parts(register: str) -> Values:
-            """Those of a lane, [warps, lanes, together]."""
-            return numbers(self.read(register, "b32")).reshape(warps, LANES, together)
+        def words(registers: list[str], kind: str = "b32") -> Values:
+            return np.stack([self.read(register, kind) for register in registers], 1)
 
-        for i, register in enumerate(a):
-            for j in range(together):
-                left[:, g + 8 * (i % 2), together * (t + 4 * (i // 2)) + j] = parts(register)[:, :, j]
-        for i, register in enumerate(b):
-            for j in range(together):
-                right[:, together * (t + 4 * i) + j, g] = parts(register)[:, :, j]
-        for i, register in enumerate(c):
-            sums[:, g + 8 * (i // 2), 2 * t + i % 2] = self.read(register, "f32").reshape(warps, LANES)
-        with np.errstate(all="ignore"):
-            result = (left @ right + sums).astype(np.float32)
-        for i, register in enumerate(d):
-            self.write(register, result[:, g + 8 * (i // 2), 2 * t + i % 2].reshape(-1), active)
+        # A lane is (g, t) of 8 x 4. A register's number is, of A, the half of the columns and that of the rows, of B
+        # the half of the rows, and of C the half of the rows and one of two columns.
+        left = numbers(words(a)).reshape(warps, 8, 4, 2, 2, together).transpose(0, 4, 1, 3, 2, 5)
+        right = numbers(words(b)).reshape(warps, 8, 4, 2, together).transpose(0, 3, 2, 4, 1)
+        sums = words(c, "f32").reshape(warps, 8, 4, 2, 2).transpose(0, 3, 1, 2, 4)
+        left, right, sums = left.reshape(warps, 16, depth), right.reshape(warps, depth, 8), sums.reshape(warps, 16, 8)
+        result = add_products(self.program.target, shape[4], left, right, sums)
+        parts = result.reshape(warps, 2, 8, 4, 2).transpose(1, 4, 0, 2, 3).reshape(4, self.threads)
+        for register, part in zip(d, parts, strict=True):
+            self.write(register, part, active)
 
     def do_fma(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
         target, *operands = instruction.operands

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tests.ptx.copies import GROUP, CopyInstructions
 from tests.ptx.memory import Values, from_bfloat16
 from tests.ptx.program import Instruction, Program, vector
+from tests.ptx.tensor_cores import add_products
 
 ROWS, DEPTH = 64, 16
 Sums = tuple[str, ...]
@@ -130,22 +131,23 @@ class WarpgroupInstructions(CopyInstructions):
         if isinstance(product.left, Operand):
             left = self._matrix(product.left, ROWS, product.left_transposed)
         else:
-            left = np.zeros((ROWS, DEPTH))
+            left = np.zeros((ROWS, DEPTH), np.float32)
             for i, pairs in enumerate(self._get(product.left, group, "b32")):
                 for half in range(2):
                     values = from_bfloat16((pairs >> np.uint32(16 * half)).astype(np.uint16))
                     left[row + 8 * (i % 2), column + half + 8 * (i // 2)] = values
         right = self._matrix(product.right, 2 * len(sums), product.right_transposed)
-        with np.errstate(all="ignore"):
-            result = left @ right.T
-            for i, register in enumerate(sums):
-                part = result[row + 8 * (i % 4 // 2), i // 4 * 8 + column + i % 2]
-                register[:] = part + register if product.adds else part
+        register = np.arange(len(sums))[:, None]
+        places = row + 8 * (register % 4 // 2), register // 4 * 8 + column + register % 2
+        added = np.zeros((ROWS, 2 * len(sums)), np.float32)
+        if product.adds:
+            added[places] = sums
+        sums[:] = add_products(self.program.target, "bf16", left, right.T, added)[places]
 
-    def _matrix(self, operand: Operand, size: int, transposed: bool) -> NDArray[np.float64]:
+    def _matrix(self, operand: Operand, size: int, transposed: bool) -> NDArray[np.float32]:
         _, places = self.window("shared", operand.addresses(size, transposed).reshape(-1), 2)
         data = self.seen_by_async(places[:, None] + np.arange(2))
-        return from_bfloat16(data.view(np.uint16)[:, 0]).astype(np.float64).reshape(size, DEPTH)
+        return from_bfloat16(data.view(np.uint16)[:, 0]).reshape(size, DEPTH)
 
     def _get(self, registers: Sums, group: int, kind: str) -> Values:
         return np.stack([self.read(register, kind)[group * GROUP : (group + 1) * GROUP] for register in registers])
