@@ -76,7 +76,8 @@ def check_graphs(architecture: str, shape: str, float8: bool, folder: Path) -> I
     layout = KVCacheLayout.of(config, 16, DType.bfloat16)
     kinds = FLOAT8_KINDS if float8 else ()
     model = ModelGraph(config, layout, DType.bfloat16, architecture, device=target.ref, float8=kinds)
-    for request, wanted in ((model, KERNELS), (SampleGraph(target.ref), ("sampling",))):
+    hopper = ("attention_hopper", "linear_hopper") if architecture == "sm_90a" else ()
+    for request, wanted in ((model, (*KERNELS, *hopper)), (SampleGraph(target.ref), ("sampling",))):
         what, started = f"{architecture} {shape} {type(request).__name__}", time.perf_counter()
         file = folder / f"{architecture}-{shape}-{type(request).__name__}.mef"
         compile_apart(request, kernel_package(), file, target, assembly=True)

@@ -6,7 +6,7 @@ exponents and cut off behind some bits, toward zero; what is left is summed exac
 block the order of the products therefore does not matter; a product of more columns is one block after the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 LEAST = -126
-"""Exponent of zero and of subnormal numbers, of bfloat16 and of float32."""
+"""Exponent of zero in all formats, and of subnormal numbers of bfloat16 and of float32."""
+LEAST_E4M3 = -6
+"""Exponent of subnormal e4m3."""
+WARPGROUP_E4M3 = 13
+"""Bits behind the point of what wgmma sums of e4m3, and of the result."""
 NAN = 0x7FFFFFFF
 """The bits of every NaN that is a result."""
 
@@ -65,11 +69,26 @@ def add_products(architecture: str, kind: str, left: Floats, right: Floats, sums
         return _same_nan(sums + _add(halves, HOPPER.bits, left, right, np.zeros_like(sums)))
 
 
-def _add(parts: Sequence[slice | NDArray[np.bool_]], bits: int, left: Floats, right: Floats, sums: Floats) -> Floats:
+def add_warpgroup_e4m3(left: Floats, right: Floats, sums: Floats) -> Floats:
+    """sums + left @ right as Hopper's wgmma computes it of e4m3: all 32 columns are one block; see `add_products`."""
+    result = _add([slice(None)], WARPGROUP_E4M3, left, right, sums, _exponents_e4m3)
+    cut = result.view(np.uint32) & np.uint32(-1 << 23 - WARPGROUP_E4M3 & 0xFFFF_FFFF)
+    return np.where(np.isnan(result), result, cut.view(np.float32))
+
+
+def _add(
+    parts: Sequence[slice | NDArray[np.bool_]],
+    bits: int,
+    left: Floats,
+    right: Floats,
+    sums: Floats,
+    exponents_of: Callable[[Floats], NDArray[np.int16]] | None = None,
+) -> Floats:
     # Columns first, so that NumPy sums whole matrices; rows last, for they are more than the outputs of mma.sync.
     a, b = np.moveaxis(left, -1, 0)[..., None, :], np.moveaxis(right, -2, 0)[..., None]
     sums = sums.swapaxes(-1, -2)
-    exponents = _exponents(a) + _exponents(b)
+    exponents_of = exponents_of or _exponents
+    exponents = exponents_of(a) + exponents_of(b)
     with np.errstate(all="ignore"):
         products = np.multiply(a, b, dtype=np.float64)  # exact; NaN and infinity become the result's
         for part in parts:
@@ -85,6 +104,10 @@ def _add(parts: Sequence[slice | NDArray[np.bool_]], bits: int, left: Floats, ri
 def _exponents(values: Floats) -> NDArray[np.int16]:
     field = (values.view(np.uint32) >> np.uint32(23)).astype(np.int16) & np.int16(255)
     return np.maximum(field - np.int16(127), np.int16(LEAST))
+
+
+def _exponents_e4m3(values: Floats) -> NDArray[np.int16]:
+    return np.where(values == 0, np.int16(LEAST), np.maximum(_exponents(values), np.int16(LEAST_E4M3)))
 
 
 def _toward_zero(values: NDArray[np.float64]) -> Floats:

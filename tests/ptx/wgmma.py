@@ -1,21 +1,32 @@
 """PTX's warpgroup products (PTX ISA, 9.7.15): asynchronous, from shared memory through matrix descriptors.
 
+Operands have 32 bytes of each row: 16 columns of bfloat16, or 32 of e4m3, two in each word of two bytes.
+
 A product reads shared memory and its left registers as late as it may, when the warpgroup waits for it, and writes its
 sums only then; until then they are poisoned.
 """
 
 import re
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tests.ptx.copies import GROUP, CopyInstructions
+from tests.ptx.float8 import from_e4m3
 from tests.ptx.memory import Values, from_bfloat16
 from tests.ptx.program import Instruction, Program, vector
-from tests.ptx.tensor_cores import add_products
+from tests.ptx.tensor_cores import add_products, add_warpgroup_e4m3
 
 ROWS, DEPTH = 64, 16
+"""Of a product's left operand: rows, and words of two bytes in each."""
+KINDS = {
+    ("16", "f32", "bf16", "bf16"): (from_bfloat16, partial(add_products, "sm_90a", "bf16")),
+    ("32", "f32", "e4m3", "e4m3"): (lambda words: from_e4m3(words.view(np.uint8)), add_warpgroup_e4m3),
+}
+"""By columns and types: what is in words, and how it is multiplied and added up."""
+Kind = tuple[str, ...]
 Sums = tuple[str, ...]
 """The registers of a product's sums."""
 
@@ -54,8 +65,9 @@ class Operand:
 
 @dataclass(frozen=True)
 class Product:
-    """One that was begun: its sums' registers, its operands, and whether it adds."""
+    """One that was begun: its kind, its sums' registers, its operands, and whether it adds."""
 
+    kind: Kind
     sums: Sums
     left: Operand | Sums
     right: Operand
@@ -98,8 +110,9 @@ class WarpgroupInstructions(CopyInstructions):
                         self._set(key[1], group, self._pending.pop(key))
 
     def _begin(self, instruction: Instruction, group: int) -> Product:
-        shape = re.fullmatch(r"m64n(\d+)k16", instruction.name[4])
-        if shape is None or instruction.name[5:] != ("f32", "bf16", "bf16"):
+        shape = re.fullmatch(r"m64n(\d+)k(\d+)", instruction.name[4])
+        kind = (shape[2] if shape else "", *instruction.name[5:])
+        if shape is None or kind not in KINDS:
             raise NotImplementedError(".".join(instruction.name))
         sums, first, second, adds, *rest = instruction.operands
         registers = tuple(vector(sums))
@@ -115,8 +128,9 @@ class WarpgroupInstructions(CopyInstructions):
             self._pending[group, registers] = self._get(registers, group, "f32")
             self._set(registers, group, np.full((len(registers), GROUP), np.nan, np.float32))
         added = bool(self.read(adds, "pred")[group * GROUP])
-        transposed = rest[2:] if len(rest) == 4 else ["0", rest[2]]
-        return Product(registers, left, self._operand(second, group), transposed[0] == "1", transposed[1] == "1", added)
+        transposed = ["0", "0", *rest[2:]][-2:]
+        right = self._operand(second, group)
+        return Product(kind, registers, left, right, transposed[0] == "1", transposed[1] == "1", added)
 
     def _operand(self, register: str, group: int) -> Operand:
         bits = self.read(register, "b64")[group * GROUP : (group + 1) * GROUP]
@@ -131,23 +145,24 @@ class WarpgroupInstructions(CopyInstructions):
         if isinstance(product.left, Operand):
             left = self._matrix(product.left, ROWS, product.left_transposed)
         else:
-            left = np.zeros((ROWS, DEPTH), np.float32)
+            left = np.zeros((ROWS, DEPTH), np.uint16)
             for i, pairs in enumerate(self._get(product.left, group, "b32")):
                 for half in range(2):
-                    values = from_bfloat16((pairs >> np.uint32(16 * half)).astype(np.uint16))
-                    left[row + 8 * (i % 2), column + half + 8 * (i // 2)] = values
+                    words = (pairs >> np.uint32(16 * half)).astype(np.uint16)
+                    left[row + 8 * (i % 2), column + half + 8 * (i // 2)] = words
         right = self._matrix(product.right, 2 * len(sums), product.right_transposed)
         register = np.arange(len(sums))[:, None]
         places = row + 8 * (register % 4 // 2), register // 4 * 8 + column + register % 2
         added = np.zeros((ROWS, 2 * len(sums)), np.float32)
         if product.adds:
             added[places] = sums
-        sums[:] = add_products(self.program.target, "bf16", left, right.T, added)[places]
+        values, add = KINDS[product.kind]
+        sums[:] = add(values(left), values(right).T, added)[places]
 
-    def _matrix(self, operand: Operand, size: int, transposed: bool) -> NDArray[np.float32]:
+    def _matrix(self, operand: Operand, size: int, transposed: bool) -> NDArray[np.uint16]:
         _, places = self.window("shared", operand.addresses(size, transposed).reshape(-1), 2)
         data = self.seen_by_async(places[:, None] + np.arange(2))
-        return from_bfloat16(data.view(np.uint16)[:, 0]).reshape(size, DEPTH)
+        return data.view(np.uint16)[:, 0].reshape(size, DEPTH)
 
     def _get(self, registers: Sums, group: int, kind: str) -> Values:
         return np.stack([self.read(register, kind)[group * GROUP : (group + 1) * GROUP] for register in registers])

@@ -20,8 +20,10 @@ from tests.unit.kernels.harness import OpRunner
 
 STAGES = {"rows_2": 4, "rows_4": 4, "tile_64": 6, "tile_128": 3}
 """As in mojo_kernels/gpu/linear_rows.mojo and linear_tile.mojo."""
-HOPPER_SHARED = 5 * (128 + 192) * 64 * 2 + 5 * 16 + 8
-"""As in mojo_kernels/gpu/linear_hopper.mojo."""
+HOPPER_TILES = {"hopper_large": (2, 192), "hopper_small": (1, 64)}
+"""Consumers and outputs, as in mojo_kernels/gpu/linear_hopper.mojo."""
+HOPPER_ROWS_SHARED = 2 * 8 * 32 * 128
+"""As in mojo_kernels/gpu/linear_rows_hopper.mojo."""
 ROUNDING = {"rows_2": "linear_rows_to_bf16", "tile_64": "linear_tile_to_bf16"}
 """The same kernels with outputs in bfloat16, which would hide most differences in the order of sums."""
 
@@ -34,6 +36,13 @@ def ampere() -> dict[str, Program]:
 @pytest.fixture(scope="module")
 def hopper() -> dict[str, Program]:
     return {name: parse(text) for name, text in compile_kernels("sm_90a", LINEAR).items()}
+
+
+def hopper_shared(kernel: str, kind: str) -> int:
+    """Bytes of a block's dynamic shared memory, as in mojo_kernels/gpu/linear_hopper.mojo."""
+    consumers, outputs = HOPPER_TILES[kernel]
+    scales = 4 * (64 * consumers + outputs // 8) if kind == "fp8" else 0
+    return 5 * ((64 * consumers + outputs) * 128 + -(-scales // 1024) * 1024 + 16) + 8
 
 
 class Layer:
@@ -79,11 +88,16 @@ class Layer:
         group = 128 if scaled else -(-self.columns // 512) * 64
         sizes = [len(x), outputs, self.columns, group]
         arguments = [y, x, self.w, x_scales, self.w_scales, *sizes]
-        if kernel == "hopper":
-            blocks = -(-len(x) // 128) * -(-outputs // 192)
-            launch(kernels["hopper_linear"], (blocks, 1, 1), 384, [y, x, self.w, *sizes], HOPPER_SHARED)
-            return y
         shape, size = kernel.split("_")
+        if shape == "hopper":
+            program = kernels[f"hopper_linear_{self.kind}_{size}"]
+            if size == "rows":
+                launch(program, (-(-outputs // 32), 1, 1), 256, arguments, HOPPER_ROWS_SHARED)
+                return y
+            consumers, across = HOPPER_TILES[kernel]
+            blocks = -(-len(x) // (64 * consumers)) * -(-outputs // across)
+            launch(program, (blocks, 1, 1), 128 * (consumers + 1), arguments, hopper_shared(kernel, self.kind))
+            return y
         program = kernels[f"linear_{shape}_{self.kind}_{size}"]
         if shape == "rows":
             blocks, threads, shared = -(-outputs // (8 * int(size))), 256, STAGES[kernel] * int(size) * 256 * 16
@@ -120,7 +134,7 @@ def test_bfloat16(ampere: dict[str, Program], outputs: int, columns: int) -> Non
 def test_warpgroups(hopper: dict[str, Program], rows: int, outputs: int, columns: int) -> None:
     """More and fewer steps than the ring has; a row has the bits that it has among few."""
     layer = Layer(rows, outputs, columns, "bf16")
-    whole = layer.run(hopper, "hopper")
+    whole = layer.run(hopper, "hopper_large")
     close(whole, layer.exact())
     few = slice(max(0, rows - 12), rows)
     for kernel in ("rows_2", "rows_4"):
@@ -145,6 +159,19 @@ def test_float8_is_multiplied(hopper: dict[str, Program]) -> None:
     layer = Layer(17, 40, 1168, "fp8")
     layer.rounded(hopper)
     check_float8(layer, hopper)
+
+
+@pytest.mark.parametrize(("rows", "outputs", "columns"), [(133, 21, 1168), (30, 203, 144), (7, 40, 2080)])
+def test_warpgroups_multiply_float8(hopper: dict[str, Program], rows: int, outputs: int, columns: int) -> None:
+    """As above; sums of a group have 13 bits behind the point, so that results are less exact."""
+    layer = Layer(rows, outputs, columns, "fp8")
+    layer.rounded(hopper)
+    whole = layer.run(hopper, "hopper_large")
+    exact = layer.exact()
+    np.testing.assert_allclose(whole, exact, rtol=1e-3, atol=1e-3 * np.abs(exact).mean())
+    np.testing.assert_array_equal(layer.run(hopper, "hopper_small"), whole)
+    for few in (slice(0, 1), slice(max(0, rows - 16), rows)):
+        np.testing.assert_array_equal(layer.run(hopper, "hopper_rows", few), whole[few])
 
 
 def test_every_e4m3_is_widened_exactly(ampere: dict[str, Program]) -> None:

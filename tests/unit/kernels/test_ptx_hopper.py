@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from tests.ptx.compiled import LINEAR, compile_kernels
+from tests.ptx.float8 import e4m3
 from tests.ptx.machine import launch
-from tests.ptx.memory import bfloat16, from_bfloat16
+from tests.ptx.memory import bfloat16
 from tests.ptx.program import parse
 from tests.unit.kernels.paged_requests import Interpreted, Requests
-from tests.unit.kernels.test_gpu_linear import HOPPER_SHARED
+from tests.unit.kernels.test_gpu_linear import HOPPER_ROWS_SHARED, hopper_shared
 
-KERNEL = "hopper_attention_64"
+ATTENTION_KERNEL, TILE_KERNEL, ROWS_KERNEL = "hopper_attention_64", "hopper_linear_bf16_large", "hopper_linear_fp8_rows"
 NEEDED = ("qk_norm_rope_store_64", "hopper_attention_one_token_64", "attention_merge_64")
 TOKENS = 300
 """So many that the ring goes round."""
@@ -39,11 +40,14 @@ ATTENTION = {
     "more registers are taken than there are": (r"(setmaxnreg\.inc[^;]*) 232;", r"\1 248;", "registers"),
 }
 """The PTX's pattern, its replacement, and what the interpreter says; None is wrong numbers, or any error."""
-MULTIPLICATION = {
+PRODUCTS = {
     "copies are not shown to products": (r"fence\.proxy\.async\.shared::cta;", "", "fence.proxy.async"),
     "registers are not fenced": (r"wgmma\.fence\.sync\.aligned;", "", "wgmma.fence"),
     "products are not waited for": (r"wgmma\.wait_group\.sync\.aligned 0;", "", None),
-    "copies are not waited for": (r"cp\.async\.wait_group\s+3;", "cp.async.wait_group 4;", None),
+    "copies are not waited for": (r"cp\.async\.wait_group\s+\d;", "cp.async.wait_group 9;", None),
+}
+"""Likewise of linear layers."""
+RING = {
     "slots are filled before they were read": (
         r"(?s)\A(.*?)mbarrier\.try_wait[^;]*;\nselp\.b32 (%r\d+), 1, 0, %p_done;(?=.*cp\.async\.commit_group)",
         r"\1mov.b32 \2, 1;",
@@ -52,24 +56,35 @@ MULTIPLICATION = {
     "nobody arrives": (r"@%p_counts mbarrier\.arrive\.release[^;]*;", "", "wait at barriers"),
     "more registers are taken than there are": (r"(setmaxnreg\.inc[^;]*) 232;", r"\1 248;", "registers"),
 }
-"""Likewise."""
+"""Likewise of those with a producer."""
+CHANGES = {ATTENTION_KERNEL: ATTENTION, TILE_KERNEL: PRODUCTS | RING, ROWS_KERNEL: PRODUCTS}
 
 
 def attend(text: str) -> tuple[np.ndarray, np.ndarray]:
     """Attention of a prompt by a kernel with this PTX, and what it should be."""
     given = Requests(1, 1, 64, 16, [TOKENS])
     kernels = {name: parse(ptx) for name, ptx in compile_kernels("sm_90a").items() if name in NEEDED}
-    run = Interpreted(kernels | {KERNEL: parse(text)}, "sm_90a")
+    run = Interpreted(kernels | {ATTENTION_KERNEL: parse(text)}, "sm_90a")
     return given.step(run, [(0, 0, TOKENS)])[1], given.expected(0)[3]
 
 
-def multiply(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """A linear layer by a kernel with this PTX, and what it should be; so many columns that the ring goes round."""
+def multiply(kernel: str, text: str) -> tuple[np.ndarray, np.ndarray]:
+    """A linear layer by a kernel with this PTX, and what it should be; with enough columns to use all slots again."""
     rng = np.random.default_rng(0)
-    x, w = (bfloat16(rng.standard_normal((rows, 520)).astype(np.float32)) for rows in (9, 11))
-    y = np.full((9, 11), np.nan, np.float32)
-    launch(parse(text), (1, 1, 1), 384, [y, x, w, 9, 11, 520, 128], HOPPER_SHARED)
-    return y, from_bfloat16(x) @ from_bfloat16(w).T
+    rows, outputs, columns = 9, 11, 520 if kernel == TILE_KERNEL else 2560
+    x, w = (rng.choice([-2, -1, 0, 1, 2], (n, columns)).astype(np.float32) for n in (rows, outputs))
+    y = np.full((rows, outputs), np.nan, np.float32)
+    scales = [np.ones((n, columns // 128 + 1), np.float32) for n in (rows, 2)]
+    numbers = e4m3 if kernel == ROWS_KERNEL else bfloat16
+    shared, threads = (
+        (HOPPER_ROWS_SHARED, 256) if kernel == ROWS_KERNEL else (hopper_shared("hopper_large", "bf16"), 384)
+    )
+    launch(parse(text), (1, 1, 1), threads, [y, numbers(x), numbers(w), *scales, rows, outputs, columns, 128], shared)
+    return y, x @ w.T
+
+
+def run(kernel: str, text: str) -> tuple[np.ndarray, np.ndarray]:
+    return attend(text) if kernel == ATTENTION_KERNEL else multiply(kernel, text)
 
 
 def ptx(kernel: str) -> str:
@@ -77,26 +92,23 @@ def ptx(kernel: str) -> str:
     return (compile_kernels("sm_90a") | compile_kernels("sm_90a", LINEAR))[kernel]
 
 
-@pytest.mark.parametrize(
-    ("kernel", "what"), [*((KERNEL, what) for what in ATTENTION), *(("hopper_linear", what) for what in MULTIPLICATION)]
-)
+@pytest.mark.parametrize(("kernel", "what"), [(kernel, what) for kernel in CHANGES for what in CHANGES[kernel]])
 def test_what_is_missing_shows(kernel: str, what: str) -> None:
-    run, changes = (attend, ATTENTION) if kernel == KERNEL else (multiply, MULTIPLICATION)
-    pattern, replacement, message = changes[what]
+    pattern, replacement, message = CHANGES[kernel][what]
     text, count = re.subn(pattern, replacement, ptx(kernel))
     assert count, "the PTX has no such instruction any more"
     if message:
         with pytest.raises(RuntimeError, match=re.escape(message)):
-            run(text)
+            run(kernel, text)
         return
     try:
-        actual, expected = run(text)
+        actual, expected = run(kernel, text)
     except (RuntimeError, MemoryError):
         return
     assert not np.allclose(actual, expected, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("kernel", [KERNEL, "hopper_linear"])
+@pytest.mark.parametrize("kernel", CHANGES)
 def test_nothing_is_wrong_as_it_is(kernel: str) -> None:
-    actual, expected = (attend if kernel == KERNEL else multiply)(ptx(kernel))
+    actual, expected = run(kernel, ptx(kernel))
     np.testing.assert_allclose(actual, expected, rtol=2e-2, atol=2e-2)

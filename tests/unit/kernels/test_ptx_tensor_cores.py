@@ -8,7 +8,7 @@ import pytest
 
 from tests.ptx.float8 import from_e4m3
 from tests.ptx.memory import bfloat16, from_bfloat16
-from tests.ptx.tensor_cores import add_products
+from tests.ptx.tensor_cores import add_products, add_warpgroup_e4m3
 
 ROWS, OUTPUTS, DEPTH = 16, 8, 16
 ARCHITECTURES = {"sm_80": (24, [range(8), range(8, 16)]), "sm_89": (24, [range(8), range(8, 16)])}
@@ -18,14 +18,15 @@ HALVES = [[k for k in range(32) if k % 4 in half] for half in ((0, 1), (2, 3))]
 """The columns of the blocks of e4m3."""
 
 
-def parts(value: float, least: int) -> tuple[Fraction, int]:
-    """Significand and exponent of a float32 number, with the exponent that zero has."""
+def parts(value: float, zero: int, least: int = -126) -> tuple[Fraction, int]:
+    """Significand and exponent of a number, with the exponent that zero has, and that of subnormal numbers."""
     bits = int(np.float32(value).view(np.uint32))
     field, fraction = bits >> 23 & 255, bits & 0x7F_FFFF
     if not field and not fraction:
-        return Fraction(0), least
-    significand = Fraction(fraction | (0x80_0000 if field else 0), 1 << 23)
-    return -significand if bits >> 31 else significand, max(field, 1) - 127
+        return Fraction(0), zero
+    exponent = max(field, 1) - 127
+    significand = Fraction(fraction | (0x80_0000 if field else 0), 1 << 23) * power(min(exponent - least, 0))
+    return -significand if bits >> 31 else significand, max(exponent, least)
 
 
 def power(exponent: int) -> Fraction:
@@ -42,13 +43,13 @@ def toward_zero(value: Fraction) -> float:
     return float(math.trunc(value / power(exponent - 23)) * power(exponent - 23))
 
 
-def block_sum(a: list[float], b: list[float], c: float, bits: int, least: int) -> float:
+def block_sum(a: list[float], b: list[float], c: float, bits: int, zero: int, least: int = -126) -> float:
     plain = sum((x * y for x, y in zip(a, b, strict=True)), c)
     if not math.isfinite(plain):
         return plain
     terms = [parts(c, -126)]
     for x, y in zip(a, b, strict=True):
-        (left, e), (right, f) = parts(x, least), parts(y, least)
+        (left, e), (right, f) = parts(x, zero, least), parts(y, zero, least)
         terms.append((left * right, e + f))
     largest = max(exponent for _, exponent in terms)
     total = sum(math.trunc(significand * power(exponent - largest + bits)) for significand, exponent in terms)
@@ -175,8 +176,7 @@ def test_order_within_a_block_does_not_matter(architecture: str, what: str) -> N
     np.testing.assert_array_equal(moved.view(np.uint32), whole.view(np.uint32))
 
 
-@pytest.mark.parametrize("what", ["all", "large", "small", "zeros"])
-def test_e4m3(what: str) -> None:
+def e4m3_operands(what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(list(what.encode()))
     codes = {"all": range(256), "large": range(0x60, 0x7F), "small": range(0x12), "zeros": [0, 0, 0, 1, 0x7E]}[what]
     left, right = (from_e4m3(rng.choice(codes, shape)) for shape in ((ROWS, 32), (32, OUTPUTS)))
@@ -185,7 +185,24 @@ def test_e4m3(what: str) -> None:
     right *= rng.choice([-1, 1], right.shape).astype(np.float32)
     sums = numbers(rng, (-30, 20), ROWS, OUTPUTS)
     sums[:2] = 0
-    check("sm_90a", "e4m3", left, right, sums)
+    return left, right, sums
+
+
+@pytest.mark.parametrize("what", ["all", "large", "small", "zeros"])
+def test_e4m3(what: str) -> None:
+    check("sm_90a", "e4m3", *e4m3_operands(what))
+
+
+@pytest.mark.parametrize("what", ["all", "large", "small", "zeros"])
+def test_e4m3_of_warpgroups(what: str) -> None:
+    """One block of 32 columns with 13 bits, and results of as many; zeros have the exponent of float32's."""
+    left, right, sums = e4m3_operands(what)
+    result = add_warpgroup_e4m3(left, right, sums)
+    for i, j in np.ndindex(sums.shape):
+        a, b = ([float(x) for x in values] for values in (left[i], right[:, j]))
+        total = np.float32(block_sum(a, b, float(sums[i, j]), 13, -126, -6))
+        bits = 0x7FFFFFFF if np.isnan(total) else int(total.view(np.uint32)) & 0xFFFF_FC00
+        assert int(result[i, j].view(np.uint32)) == bits
 
 
 def test_several_matrices_at_once() -> None:
