@@ -48,6 +48,7 @@ def serve(
     requests_per_minute: Annotated[int | None, setting("requests_per_minute", "Access")] = None,
     tokens_per_minute: Annotated[int | None, setting("tokens_per_minute", "Access")] = None,
     max_body_bytes: Annotated[int | None, setting("max_body_bytes", "Access")] = None,
+    body_timeout: Annotated[float | None, setting("body_timeout", "Access")] = None,
     max_prompt_tokens: Annotated[int | None, setting("max_prompt_tokens", "Access")] = None,
     max_tokens_limit: Annotated[int | None, setting("max_tokens_limit", "Access")] = None,
     max_n: Annotated[int | None, setting("max_n", "Access")] = None,

@@ -11,6 +11,7 @@ from python_layer.utils.settings import Settings
 KEYS_VARIABLE = "MILI_API_KEYS"
 ADMIN_VARIABLE = "MILI_ADMIN_KEY"
 MOST_BODY_BYTES = 8 * 2**20
+BODY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Access:
         admin: What /metrics needs instead, where there are any.
         limits: Of requests and tokens in a minute.
         max_body_bytes: Of a body.
+        body_timeout: Most seconds until a body is there.
         cors_origins: Whose pages may use the server from a browser.
     """
 
@@ -29,6 +31,7 @@ class Access:
     admin: ApiKeys = field(default_factory=ApiKeys)
     limits: RateLimits = field(default_factory=RateLimits)
     max_body_bytes: int = MOST_BODY_BYTES
+    body_timeout: float = BODY_SECONDS
     cors_origins: tuple[str, ...] = ()
 
 
@@ -43,6 +46,7 @@ def access_of(settings: Settings, environment: Mapping[str, str]) -> Access:
         admin=load_keys(settings.admin_key_file, ADMIN_VARIABLE, environment),
         limits=RateLimits(settings.requests_per_minute, settings.tokens_per_minute),
         max_body_bytes=settings.max_body_bytes,
+        body_timeout=settings.body_timeout,
         cors_origins=settings.cors_origins,
     )
 

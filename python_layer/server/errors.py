@@ -35,6 +35,10 @@ class BodyTooLargeError(MiliError):
     """The body has more bytes than are read."""
 
 
+class BodyTimeoutError(RequestTimeoutError):
+    """The body was not there in time; its connection is of no more use."""
+
+
 class RateLimitedError(MiliError):
     """The client has used up its requests or tokens for now.
 
@@ -99,6 +103,8 @@ def error_response(error: Exception, request_id: str) -> JSONResponse:
     headers = {"X-Request-ID": request_id}
     if status in (429, 503):
         headers["Retry-After"] = str(error.retry_after if isinstance(error, RateLimitedError) else RETRY_AFTER)
+    if isinstance(error, BodyTimeoutError):
+        headers["Connection"] = "close"
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, status, headers)

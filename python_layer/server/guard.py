@@ -1,12 +1,13 @@
-"""What every request passes before it is read: keys, rate limits, room in the queue, the size of its body."""
+"""What every request passes before it is read: keys, rate limits, room in the queue, size and time of its body."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from python_layer.server.access import Access
-from python_layer.server.errors import BodyTooLargeError, InvalidApiKeyError, error_response
+from python_layer.server.errors import BodyTimeoutError, BodyTooLargeError, InvalidApiKeyError, error_response
 from python_layer.server.keys import ApiKeys
 from python_layer.server.rate_limits import Caller, client_of
 from python_layer.utils.errors import MiliError
@@ -97,7 +98,16 @@ class Guard:
 
         Raises:
             BodyTooLargeError: It is longer than allowed, or says so.
+            BodyTimeoutError: It does not come in time.
         """
+        seconds = self._access.body_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._whole_body(headers, receive)
+        except TimeoutError:
+            raise BodyTimeoutError(f"the body was not there within {seconds:g} seconds; send it faster") from None
+
+    async def _whole_body(self, headers: Mapping[str, str], receive: Receive) -> bytes | None:
         most = self._access.max_body_bytes
         length = headers.get("content-length", "")
         body = bytearray()

@@ -115,6 +115,7 @@ class Settings(BaseSettings):
         None, ge=1, description="Most tokens of a key, or else of an address, prompts and answers together."
     )
     max_body_bytes: int = Field(8 * 2**20, ge=1, description="Most bytes of a request's body.")
+    body_timeout: float = Field(60, gt=0, description="Most seconds until a request's body is there.")
     max_prompt_tokens: int | None = Field(None, ge=1, description="Most tokens of a prompt; none is the context.")
     max_tokens_limit: int | None = Field(None, ge=1, description="Most that max_tokens may be; none is the context.")
     max_n: int = Field(128, ge=1, le=128, description="Most answers to one prompt, n.")

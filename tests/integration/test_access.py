@@ -111,6 +111,25 @@ def test_sizes() -> None:
         assert error(CLIENT.post(url + CHAT, json=chat)) == (400, "invalid_request")
 
 
+def test_a_body_that_does_not_come_is_given_up() -> None:
+    body = b'{"prompt": "x", "max_tokens": 1}'
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    with running_server("--body-timeout", "1.5") as url:
+        address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        with (
+            socket.create_connection(address, timeout=30) as slow,
+            socket.create_connection(address, timeout=30) as stuck,
+        ):
+            for raw in (slow, stuck):
+                raw.sendall(f"{head}\r\n\r\n".encode() + body[:-1])
+            time.sleep(0.2)
+            slow.sendall(body[-1:])
+            assert slow.recv(4096).startswith(b"HTTP/1.1 200 ")
+            answer = b"".join(iter(lambda: stuck.recv(4096), b""))  # to the end: the server hangs up
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"within 1.5 seconds" in answer
+
+
 def test_a_full_queue_refuses_before_the_body_is_looked_at() -> None:
     with running_server("--max-running", "1", "--max-waiting", "1") as url:
         body = {"prompt": "x", "max_tokens": 2000, "ignore_eos": True, "stream": True}
