@@ -5,8 +5,8 @@ in which keys and values take turns, and each consumer warpgroup has 64 rows: wh
 tensor cores multiply for the other. A page's keys of a head are copied in one piece, because pages have the order that
 the products want (`pages.mojo`); that takes no tensor map, which the host would have to make.
 
-Prefill and decode multiply with the same instructions of the same shape in the same order. Nothing says that `mma.sync`
-sums in the order of `wgmma` (PTX ISA: it is not specified), so that a decode with it might differ from its prefill.
+Prefill and decode multiply with the same instructions of the same shape in the same order: PTX does not say that `mma.sync`
+would give a decode the bits of its prefill.
 """
 
 from max.gpu import MAX_THREADS_PER_BLOCK_METADATA, block_idx, lane_id, thread_idx, warp_id
