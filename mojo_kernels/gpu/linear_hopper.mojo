@@ -10,7 +10,7 @@ Products have the columns of those in `linear_rows.mojo`, or `linear_rows_hopper
 there; on Hopper the bits of both are therefore the same (see `linear_products.mojo`).
 """
 
-from max.gpu import MAX_THREADS_PER_BLOCK_METADATA, block_idx, lane_id, thread_idx
+from max.gpu import MAX_THREADS_PER_BLOCK_METADATA, lane_id, thread_idx
 from max.gpu.memory import (
     AddressSpace,
     async_copy,
@@ -26,8 +26,8 @@ from ..utils.types import ReadPtr
 from .async_barrier import arrive, give_registers, show_to_async, take_registers
 from .block import GpuRead, GpuWrite
 from .key_ring import Ring
-from .linear_products import BFLOAT, CHUNK, FLOAT8, SCALED_COLUMNS, SCALED_OUTPUTS, x_bytes
-from .linear_tile import store_pair, tile_place
+from .linear_output import store_pair, tile_place
+from .linear_products import BFLOAT, CHUNK, FLOAT8, SCALED_OUTPUTS, x_bytes
 from .mma import SharedTile, swizzled
 from .wgmma import GROUP, GROUP_ROWS, add_rows_products
 

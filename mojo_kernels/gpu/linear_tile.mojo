@@ -5,7 +5,7 @@ Each warp has a part of the tile's sums in registers. Groups of columns are adde
 (`linear_rows.mojo`), so that a row has the same bits in either kernel and in a tile of any size.
 """
 
-from max.gpu import block_idx, lane_id, thread_idx, warp_id
+from max.gpu import lane_id, thread_idx, warp_id
 from max.gpu.compute.mma import ld_matrix
 from max.gpu.memory import (
     AddressSpace,
@@ -17,7 +17,6 @@ from max.gpu.memory import (
 from max.gpu.sync import barrier
 from std.math import ceildiv, fma
 from std.memory import bitcast
-from std.sys import size_of
 
 from .block import GpuRead, GpuWrite
 from .linear_products import (
@@ -35,12 +34,11 @@ from .linear_products import (
     x_bytes,
     x_chunks,
 )
+from .linear_output import store_pair, tile_place
 from .mma import Sums
 
 comptime ROW_BYTES = 128
 """Of a row of x in shared memory."""
-comptime SUPER = 8
-"""Row tiles that go over all outputs together, so that what they read of w is still in the L2 cache."""
 comptime SharedBytes = MutPointer[UInt8, _, address_space=AddressSpace.SHARED]
 
 
@@ -155,16 +153,6 @@ def rows_at[format: Int](tile: SharedBytes, row: Int, unit: Int) -> Tuple[Words[
         chunks_at[format, ROW_BYTES, x_chunks[format]()](tile, row + lane // 4, unit),
         chunks_at[format, ROW_BYTES, x_chunks[format]()](tile, row + lane // 4 + 8, unit),
     )
-
-
-@always_inline
-def tile_place[tile_rows: Int, tile_outputs: Int](rows: Int, outputs: Int) -> Tuple[Int, Int]:
-    """The first row and the first output of this block's tile of y[rows, outputs]."""
-    var row_tiles, output_tiles = ceildiv(rows, tile_rows), ceildiv(outputs, tile_outputs)
-    var above = block_idx.x // (SUPER * output_tiles) * SUPER
-    var height = min(SUPER, row_tiles - above)
-    var within = block_idx.x % (SUPER * output_tiles)
-    return (above + within % height) * tile_rows, within // height * tile_outputs
 
 
 def linear_tile_kernel[
@@ -321,17 +309,3 @@ def add_scaled[
             var scale = Sums(low, low, high, high) * of_outputs[n]
             totals[m * across + n] = fma(sums[m * across + n], scale, totals[m * across + n])
             sums[m * across + n] = Sums(0)
-
-
-@always_inline
-def store_pair[
-    y_type: DType
-](y: GpuWrite[y_type], row: Int, output: Int, rows: Int, outputs: Int, pair: SIMD[DType.float32, 2]):
-    """Writes two outputs of a row that lie side by side, as far as they are there."""
-    var at = row * outputs + output
-    if row < rows and output + 1 < outputs and outputs % 2 == 0:
-        y.unsafe_store[alignment=2 * size_of[y_type]()](at, pair.cast[y_type]())
-    elif row < rows:
-        comptime for i in range(2):
-            if output + i < outputs:
-                y[unsafe_offset=at + i] = pair[i].cast[y_type]()
