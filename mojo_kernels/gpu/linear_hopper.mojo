@@ -18,7 +18,7 @@ from max.gpu.memory import (
     async_copy_wait_group,
     external_memory,
 )
-from max.gpu.sync import barrier
+from max.gpu.sync import barrier, syncwarp
 from std.math import ceildiv, fma
 from std.utils import StaticTuple
 
@@ -267,6 +267,7 @@ def hopper_linear_kernel[
                 totals[i] += sums[i]
         else:
             add_scaled[shape](totals, sums, ring.current(), own_row)
+            syncwarp()  # one lane leaves for all, which have read the scales
             ring.leave()
     # Read only now, so that the loop has the registers.
     var first_row = Int(kept[unsafe_offset=0]) + own_row
