@@ -96,8 +96,17 @@ def copy_bulk(target: SharedTile, source: GpuRead[DType.bfloat16], bytes: Int32,
 
 
 @always_inline
+def arrive_when_copied(barrier: SharedBarrier):
+    """Counts this thread's arrival once all copies by `cp.async` that it began have landed."""
+    inlined_assembly[
+        "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [$0];", NoneType, constraints="r,~{memory}", has_side_effect=True
+    ](address_of(barrier))
+
+
+@always_inline
 def show_to_async():
-    """Shows this thread's writes to shared memory to products and copies, which go through another proxy."""
+    """Shows writes to shared memory, this thread's and those that it has waited for, to products and bulk copies, which go
+    through another proxy."""
     inlined_assembly["fence.proxy.async.shared::cta;", NoneType, constraints="~{memory}", has_side_effect=True]()
 
 

@@ -19,10 +19,11 @@ from .async_barrier import give_registers, meet, show_to_async, take_registers
 from .attention_results import store_partials, store_rows
 from .attention_tiles import PLACE_INTS, SPLIT, Place, place_of, place_of_request, split_count
 from .block import GpuRead, GpuWrite, shuffle_xor
-from .key_ring import Ring, produce_tile
+from .key_ring import produce_tile
 from .mma import SharedTile, Sums, left_from_sums
 from .online_softmax import Accumulator, scale_of
 from .pages import ATOM, PageLayout, in_atoms
+from .ring import Ring
 from .wgmma import GROUP, GROUP_ROWS, WGMMA_KEYS, add_weighted, scores_of
 
 comptime SMALLEST_PAGE = ATOM

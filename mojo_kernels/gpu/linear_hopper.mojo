@@ -1,44 +1,30 @@
 """A linear layer on many rows on Hopper: wgmma, and a producer warpgroup that copies (sm_90a).
 
-A block has a tile of y. Its producer's threads keep a ring of steps filled, of which each has 128 bytes of the tile's rows
-of x and w, in atoms under the 128-byte swizzle (`wgmma.mojo`): 64 columns of bfloat16, or 128 of e4m3 with their scales.
-Consumer warpgroups have 64 rows each: while one waits for its products to end, the tensor cores multiply for the other. A
-row of x or w has any place in memory, so `cp.async` copies 16 bytes at a time, and takes neither tensor maps nor weights in
-another order.
+A block has a tile of y. Its producer keeps a ring of steps filled, of which each has 128 bytes of the tile's rows of x and
+w, in atoms under the 128-byte swizzle (`wgmma.mojo`): 64 columns of bfloat16, or 128 of e4m3 with their scales. Consumer
+warpgroups have 64 rows each: while one waits for its products to end, the tensor cores multiply for the other. A row of x
+or w has any place in memory, so `cp.async` copies 16 bytes at a time, and takes neither tensor maps nor weights in another
+order (`step_copies.mojo`).
 
 Products have the columns of those in `linear_rows.mojo`, or `linear_rows_hopper.mojo` for e4m3, and groups are added up as
 there; on Hopper the bits of both are therefore the same (see `linear_products.mojo`).
 """
 
 from max.gpu import MAX_THREADS_PER_BLOCK_METADATA, lane_id, thread_idx
-from max.gpu.memory import (
-    AddressSpace,
-    async_copy,
-    async_copy_commit_group,
-    async_copy_wait_group,
-    external_memory,
-)
+from max.gpu.memory import AddressSpace, async_copy, async_copy_wait_all, external_memory
 from max.gpu.sync import barrier, syncwarp
 from std.math import ceildiv, fma
 from std.utils import StaticTuple
 
-from ..utils.types import ReadPtr
-from .async_barrier import arrive, give_registers, show_to_async, take_registers
+from .async_barrier import arrive_when_copied, give_registers, show_to_async, take_registers
 from .block import GpuRead, GpuWrite
-from .key_ring import Ring
 from .linear_output import store_pair, tile_place
-from .linear_products import BFLOAT, CHUNK, FLOAT8, SCALED_OUTPUTS, x_bytes
-from .mma import SharedTile, swizzled
+from .linear_products import BFLOAT, FLOAT8, SCALED_OUTPUTS, x_bytes
+from .mma import SharedTile
+from .ring import Ring
+from .step_copies import STEP, Source, copy_scales, step_words
 from .wgmma import GROUP, GROUP_ROWS, add_rows_products
 
-comptime STEP = 64
-"""Words of two bytes of a step: one number of bfloat16, or two of e4m3."""
-comptime CHUNKS = STEP // 8
-"""Of 16 bytes in a row of a step."""
-comptime AHEAD = 3
-"""Steps that a producer's thread is copying at a time; the others have come, or are being multiplied."""
-comptime STAGES = AHEAD + 2
-"""Steps of the ring."""
 comptime PRODUCER_REGISTERS = 40
 comptime CONSUMER_REGISTERS = 232
 comptime TileSums[outputs: Int] = StaticTuple[Float32, outputs // 2]
@@ -52,6 +38,8 @@ struct TileShape(TrivialRegisterPassable):
     var consumers: Int
     """Warpgroups that multiply."""
     var outputs: Int
+    var stages: Int
+    """Steps of the ring."""
 
     def rows(self) -> Int:
         """Rows of the tile."""
@@ -61,103 +49,21 @@ struct TileShape(TrivialRegisterPassable):
         """Threads of a block."""
         return (self.consumers + 1) * GROUP
 
-    def scales(self) -> Int:
-        """Where a step has its scales, in words: behind its rows."""
-        return (self.rows() + self.outputs) * STEP
-
     def step[format: Int](self) -> Int:
-        """Words from a step to the next, whose atoms are aligned."""
-        if format == BFLOAT:
-            return self.scales()
-        return self.scales() + ceildiv(2 * (self.rows() + self.outputs // SCALED_OUTPUTS), 512) * 512
+        """Words of a step."""
+        return step_words(self.rows(), self.outputs, format == FLOAT8)
 
     def shared_bytes[format: Int](self) -> Int:
         """Dynamic shared memory of a block."""
-        return STAGES * (2 * self.step[format]() + 16) + 8
+        return self.stages * (2 * self.step[format]() + 16) + 8
 
 
-comptime LARGE = TileShape(2, 192)
+comptime LARGE = TileShape(2, 192, 5)
 """The most outputs whose sums, and those of the groups before, fit a thread's registers."""
-comptime SMALL = TileShape(1, 64)
-"""For so few rows or outputs that large tiles would leave a GPU idle."""
-
-
-@fieldwise_init
-struct Source[tile: Int](TrivialRegisterPassable):
-    """Where a producer's thread reads a tile's rows of a matrix: every 16th of them, the same 16 bytes of a step."""
-
-    var next: ReadPtr[DType.bfloat16]
-    """The next step's in its first row."""
-    var row_size: Int
-    """Words from a row to the next."""
-    var rows: Int32
-    """How many rows of the matrix there are from its first one on."""
-    var words: Int32
-    """How many there are from `next` on in its row."""
-
-    @staticmethod
-    @always_inline
-    def of(matrix: GpuRead[DType.uint8], first: Int, count: Int, words: Int) -> Self:
-        """That of the tile whose first row is `first`, in a matrix of `count` rows of so many words."""
-        var row = first + thread_idx.x % GROUP // CHUNKS
-        var word = thread_idx.x % CHUNKS * 8
-        var next = matrix.unsafe_bitcast[BFloat16]().unsafe_offset(row * words + word)
-        return Self(next.unsafe_origin_cast[ImmUntrackedOrigin](), words, Int32(count - row), Int32(words - word))
-
-    @always_inline
-    def copy_step(mut self, target: SharedTile):
-        """Begins to copy the next step, by all threads of the producer together; zeros outside of the matrix.
-
-        Args:
-            target: [tile, STEP] in atoms.
-        """
-        comptime rows = GROUP // CHUNKS
-        var thread = thread_idx.x % GROUP
-        # Sixteen rows further, the swizzle is the same.
-        var to_row = target.unsafe_offset(swizzled[STEP](thread // CHUNKS, thread % CHUNKS))
-        var from_row = self.next
-        comptime for i in range(Self.tile // rows):
-            var there = self.words > 0 and Int32(i * rows) < self.rows
-            # What is not there is not read, but an address it must have.
-            async_copy[CHUNK, fill=BFloat16(0)](
-                (from_row if there else self.next).unsafe_address_space_cast[AddressSpace.GLOBAL](),
-                to_row.unsafe_offset(i * rows * STEP),
-                Int32(CHUNK) if there else Int32(0),
-            )
-            from_row = from_row.unsafe_offset(rows * self.row_size)
-        self.next = self.next.unsafe_offset(STEP)
-        self.words -= Int32(STEP)
-
-
-@always_inline
-def copy_scales[
-    shape: TileShape
-](
-    target: SharedTile,
-    x_scales: GpuRead[DType.float32],
-    w_scales: GpuRead[DType.float32],
-    row: Int,
-    output: Int,
-    rows: Int,
-    outputs: Int,
-    groups: Int,
-    group: Int,
-):
-    """Begins to copy a group's scales of the tile's rows, and then of its outputs, by the producer.
-
-    Rows and outputs outside of y take the scales of the last ones; nothing comes of them.
-    """
-    var floats = target.unsafe_offset(shape.scales()).unsafe_bitcast[Float32]()
-    var thread = thread_idx.x % GROUP
-    if thread < shape.rows():
-        var source = x_scales.unsafe_offset(min(row + thread, rows - 1) * groups + group)
-        async_copy[4](source.unsafe_address_space_cast[AddressSpace.GLOBAL](), floats.unsafe_offset(thread))
-    if thread < shape.outputs // SCALED_OUTPUTS:
-        var place = min(output + thread * SCALED_OUTPUTS, outputs - 1) // SCALED_OUTPUTS
-        var source = w_scales.unsafe_offset(place * groups + group)
-        async_copy[4](
-            source.unsafe_address_space_cast[AddressSpace.GLOBAL](), floats.unsafe_offset(shape.rows() + thread)
-        )
+comptime SMALL = TileShape(1, 64, 6)
+"""For so few rows or outputs that large tiles would leave a GPU idle; two blocks fit a multiprocessor."""
+comptime NARROW = TileShape(1, 32, 8)
+"""For fewer outputs still."""
 
 
 @always_inline
@@ -165,7 +71,7 @@ def add_scaled[
     shape: TileShape
 ](mut totals: TileSums[shape.outputs], sums: TileSums[shape.outputs], tile: SharedTile, row: Int):
     """Adds a group's sums, times their scales in shared memory, to the totals; `row` is the thread's first."""
-    var floats = tile.unsafe_offset(shape.scales()).unsafe_bitcast[Float32]()
+    var floats = tile.unsafe_offset((shape.rows() + shape.outputs) * STEP).unsafe_bitcast[Float32]()
     var low, high = floats[unsafe_offset=row], floats[unsafe_offset=row + 8]
     comptime for n in range(shape.outputs // 8):
         var of_outputs = floats[unsafe_offset=shape.rows() + n]
@@ -206,12 +112,12 @@ def hopper_linear_kernel[
         column_count: Likewise.
         group: Likewise.
     """
-    comptime step_words = shape.step[format]()
+    comptime size = shape.step[format]()
     comptime columns_of_step = 2 * STEP // x_bytes[format]()
     var tiles = external_memory[BFloat16, address_space=AddressSpace.SHARED, alignment=1024]()
-    var barriers = tiles.unsafe_offset(STAGES * step_words).unsafe_bitcast[UInt64]()
-    var kept = barriers.unsafe_offset(2 * STAGES).unsafe_bitcast[Int32]()
-    var ring = Ring[STAGES, step_words](tiles, barriers)
+    var barriers = tiles.unsafe_offset(shape.stages * size).unsafe_bitcast[UInt64]()
+    var kept = barriers.unsafe_offset(2 * shape.stages).unsafe_bitcast[Int32]()
+    var ring = Ring[shape.stages, size](tiles, barriers)
     var rows, outputs = Int(row_count), Int(output_count)
     if thread_idx.x == 0:
         ring.init(GROUP, shape.consumers * 4)
@@ -227,23 +133,17 @@ def hopper_linear_kernel[
         var words = Int(column_count) * x_bytes[format]() // 2
         var of_x = Source[shape.rows()].of(x, row, rows, words)
         var of_w = Source[shape.outputs].of(w, output, outputs, words)
-        var came = ring
-        for step in range(steps + Int32(AHEAD)):
-            if step < steps:
-                ring.wait_until_empty()
-                of_x.copy_step(ring.current())
-                of_w.copy_step(ring.current().unsafe_offset(shape.rows() * STEP))
-                comptime if format == FLOAT8:
-                    copy_scales[shape](
-                        ring.current(), x_scales, w_scales, row, output, rows, outputs, Int(steps), Int(step)
-                    )
-                ring.advance()
-            async_copy_commit_group()
-            if step >= Int32(AHEAD):
-                async_copy_wait_group(Int32(AHEAD))
-                show_to_async()
-                arrive(came.came(), True)
-                came.advance()
+        for step in range(steps):
+            ring.wait_until_empty()
+            of_x.copy_step(ring.current())
+            of_w.copy_step(ring.current().unsafe_offset(shape.rows() * STEP))
+            comptime if format == FLOAT8:
+                copy_scales[shape.rows(), shape.outputs](
+                    ring.current(), x_scales, w_scales, row, output, rows, outputs, Int(steps), Int(step)
+                )
+            arrive_when_copied(ring.came())
+            ring.advance()
+        async_copy_wait_all()  # nobody leaves while its copies are under way
         return
     comptime if shape.consumers > 1:
         take_registers[CONSUMER_REGISTERS]()
@@ -256,6 +156,7 @@ def hopper_linear_kernel[
         # A loop of its own, so that nothing touches the sums while products run; of e4m3 it has one step.
         for _ in range(first, min(first + steps_of_group, steps)):
             ring.wait_until_full()
+            show_to_async()
             var tile = ring.current()
             sums = add_rows_products[format == FLOAT8, shape.outputs](
                 sums, tile.unsafe_offset(own_rows), tile.unsafe_offset(shape.rows() * STEP)

@@ -4,12 +4,11 @@ from max.gpu.host import DeviceContext, FuncAttribute
 from std.math import ceildiv
 
 from .block import GpuRead, GpuWrite
-from .linear_hopper import LARGE, SMALL, hopper_linear_kernel
-from .linear_products import BFLOAT, CHUNK, FLOAT8, group_columns, w_bytes, x_bytes
+from .linear_hopper import LARGE, NARROW, SMALL, hopper_linear_kernel
+from .linear_products import BFLOAT, CHUNK, FLOAT8, WIDENED, group_columns, w_bytes, x_bytes
 from .linear_rows import ROWS, THREADS, linear_rows_kernel
 from .linear_rows import shared_bytes as rows_shared_bytes
-from .linear_rows_hopper import SHARED_BYTES as HOPPER_ROWS_SHARED
-from .linear_rows_hopper import hopper_linear_rows_kernel
+from .linear_rows_hopper import FEW_SHARED, FEW_THREADS, hopper_linear_rows_kernel
 from .linear_tile import linear_tile_kernel
 from .linear_tile import shared_bytes as tile_shared_bytes
 from .wgmma import FEW_OUTPUTS, HOPPER
@@ -18,9 +17,10 @@ comptime MANY_OUTPUTS = 4096
 """Outputs from which blocks of 32 of them, which read x half as often as those of 16, are enough for a GPU."""
 comptime FULL = 96
 """Large tiles that are enough for a GPU; small ones are taken for fewer."""
-comptime HOPPER_FULL = 66
-"""The same for tiles of wgmma: half a Hopper's multiprocessors, since its products are up to 1.6 times as fast as those of
-`mma.sync` (Luo et al. 2025, arXiv:2501.12084)."""
+comptime HOPPER_LARGE = 40
+"""The same for wgmma: what the L2 cache gives to all small tiles together is enough for about as many large ones."""
+comptime HOPPER_SMALL = 64
+"""Small tiles that are enough; narrow ones, which read x twice as often, are taken for fewer."""
 
 
 def tile_outputs[format: Int, large: Bool]() -> Int:
@@ -95,7 +95,7 @@ def launch_linear[
 
     if rows <= ROWS:
         comptime if hopper and format == FLOAT8:
-            launch[hopper_linear_rows_kernel[y_type], THREADS, HOPPER_ROWS_SHARED](ceildiv(outputs, FEW_OUTPUTS))
+            launch[hopper_linear_rows_kernel[y_type], FEW_THREADS, FEW_SHARED](ceildiv(outputs, FEW_OUTPUTS))
         else:
             comptime for tiles in [2, 4]:
                 if (tiles == 4) == (outputs >= MANY_OUTPUTS):
@@ -104,14 +104,16 @@ def launch_linear[
                     )
         return
 
-    comptime for large in [True, False]:
-        comptime if hopper and (format == FLOAT8 or format == BFLOAT and large):
-            comptime shape = LARGE if large else SMALL
+    comptime if hopper and format != WIDENED:
+        comptime for i in range(3):
+            comptime shape = [LARGE, SMALL, NARROW][i]
+            comptime enough = [HOPPER_LARGE, HOPPER_SMALL, 0][i]
             var tiles = ceildiv(rows, shape.rows()) * ceildiv(outputs, shape.outputs)
-            if not large or tiles >= HOPPER_FULL:
+            if tiles >= enough:
                 launch[hopper_linear_kernel[format, y_type, shape], shape.threads(), shape.shared_bytes[format]()](tiles)
                 return
-        else:
+    else:
+        comptime for large in [True, False]:
             comptime tile_rows = 128 if large else 64
             comptime across = tile_outputs[format, large]()
             comptime warp = warp_rows[format, large]()

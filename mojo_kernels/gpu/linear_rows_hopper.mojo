@@ -1,60 +1,58 @@
 """A linear layer of e4m3 on few rows on Hopper, with wgmma (sm_90a).
 
-wgmma keeps 13 fractional bits of a sum of e4m3's products, `mma.sync` 25 (Xie et al. 2025, arXiv:2511.10909), so that a row
-would have other bits among few rows than among many, which only wgmma multiplies as fast as Hopper can. Here as there
-(`linear_hopper.mojo`) a group of 128 columns is four products.
+wgmma keeps 13 fractional bits of a sum of e4m3's products (Xie et al. 2025, arXiv:2511.10909), and `mma.sync`, which Hopper's
+compilers make of products of float16, more: a row would have other bits among few rows than among many, which only wgmma
+multiplies as fast as Hopper can. Here as there (`linear_hopper.mojo`) a group of 128 columns is four products.
 
-The work is parted as in `linear_rows.mojo`: a block has FEW_OUTPUTS outputs; groups of columns go to its warpgroups in turn,
-each of which copies the weights that it multiplies, some groups ahead. Of a product's 64 rows the first warp's 16 are
-rows of x, in registers; the others are zeros.
+A block has FEW_OUTPUTS outputs. Its producer keeps a ring filled with groups of x and w and their scales; they go to the
+consumer warpgroups in turn, and their sums are added up in order. Of a product's 64 rows the first warp's 16 are rows of
+x; the others are zeros.
 """
 
-from max.gpu import block_idx, lane_id, thread_idx, warp_id
-from max.gpu.memory import (
-    AddressSpace,
-    async_copy,
-    async_copy_commit_group,
-    async_copy_wait_group,
-    external_memory,
-)
-from max.gpu.sync import barrier
+from max.gpu import block_idx, lane_id, thread_idx
+from max.gpu.compute.mma import ld_matrix
+from max.gpu.memory import AddressSpace, async_copy_wait_all, external_memory
+from max.gpu.sync import barrier, syncwarp
 from std.math import ceildiv, fma
 from std.memory import bitcast, stack_allocation
 
-from .async_barrier import meet, show_to_async
+from .async_barrier import arrive_when_copied, meet, show_to_async
 from .block import GpuRead, GpuWrite
-from .linear_products import CHUNK, FLOAT8, SCALED_COLUMNS
-from .linear_rows import THREADS, place_of, scale_of
-from .mma import swizzled
+from .linear_products import SCALED_COLUMNS, SCALED_OUTPUTS
+from .linear_rows import ROWS, place_of
+from .mma import SharedTile, swizzled
+from .ring import Ring
+from .step_copies import STEP, Source, copy_scales, step_words
 from .wgmma import FEW_OUTPUTS, GROUP, few_rows_products
 
-comptime WARPGROUPS = THREADS // GROUP
-comptime STAGES = 8
-"""Groups of a warpgroup of which weights are being copied or multiplied."""
+comptime CONSUMERS = 2
+"""Warpgroups that multiply."""
+comptime ADDERS = CONSUMERS * GROUP
+"""Threads that add up."""
+comptime FEW_THREADS = ADDERS + GROUP
 comptime TOGETHER = 4
 """Groups of each warpgroup that are added up together."""
-comptime STAGE_BYTES = FEW_OUTPUTS * SCALED_COLUMNS
-comptime SHARED_BYTES = WARPGROUPS * STAGES * STAGE_BYTES
-"""Dynamic shared memory of a block."""
-comptime PARTS = WARPGROUPS * TOGETHER
-comptime ELEMENTS = FEW_OUTPUTS // 2
-"""Sums of a lane."""
-comptime OWNED = ELEMENTS * 32 // THREADS
+comptime PARTS = CONSUMERS * TOGETHER
+comptime SUMS = ROWS * FEW_OUTPUTS
+"""Of a group."""
+comptime OWNED = SUMS // ADDERS
 """Elements of y of a thread."""
-comptime Fragments = SIMD[DType.uint32, 16]
-"""A lane's words of 16 rows of x in a group: four of each product, as `mma.mojo` has a left operand."""
+comptime ACROSS = FEW_OUTPUTS // SCALED_OUTPUTS
+comptime STAGES = 12
+"""Groups of the ring."""
+comptime STAGE = step_words(ROWS, FEW_OUTPUTS, True)
+comptime FEW_SHARED = STAGES * (2 * STAGE + 16)
+"""Dynamic shared memory of a block."""
 
 
 @always_inline
-def load_fragments(x: GpuRead[DType.uint8], rows: Int, columns: Int, column: Int) -> Fragments:
-    """A lane's words of a group of x; zeros outside of x, and in all warps but a warpgroup's first."""
-    var lane = lane_id()
-    var result = Fragments(0)
-    comptime for i in range(16):
-        var row = warp_id() % 4 * 16 + lane // 4 + i % 2 * 8
-        var at = column + i // 2 * 16 + lane % 4 * 4
-        if row < rows and at < columns:
-            result[i] = bitcast[DType.uint32, 1](x.unsafe_load[width=4, alignment=4](row * columns + at))
+def fragments_of(x: SharedTile) -> SIMD[DType.uint32, 16]:
+    """A lane's words of 16 rows of a group: of each product four, as `mma.mojo` has a left operand."""
+    var result = SIMD[DType.uint32, 16](0)
+    comptime for k in range(4):
+        var place = swizzled[STEP](lane_id() % 16, 2 * k + lane_id() // 16)
+        var words = bitcast[DType.uint32, 4](ld_matrix[simd_width=8](x.unsafe_offset(place)))
+        result = result.insert[offset=4 * k](words)
     return result
 
 
@@ -71,7 +69,7 @@ def hopper_linear_rows_kernel[
     column_count: Int32,
     group: Int32,
 ):
-    """`y[T, N] = x[T, K] @ w[N, K].T` for up to 16 rows; the grid is (N / FEW_OUTPUTS), rounded up.
+    """`y[T, N] = x[T, K] @ w[N, K].T` for up to ROWS rows; the grid is (N / FEW_OUTPUTS), rounded up.
 
     Parameters:
         y_type: Type of y.
@@ -87,68 +85,65 @@ def hopper_linear_rows_kernel[
         column_count: Likewise.
         group: Likewise; it is SCALED_COLUMNS.
     """
-    var shared = external_memory[UInt8, address_space=AddressSpace.SHARED, alignment=1024]()
-    var parts = stack_allocation[PARTS * ELEMENTS * 32, Float32, address_space=AddressSpace.SHARED]()
-    var rows, outputs, columns = Int(row_count), Int(output_count), Int(column_count)
+    var tiles = external_memory[BFloat16, address_space=AddressSpace.SHARED, alignment=1024]()
+    var ring = Ring[STAGES, STAGE](tiles, tiles.unsafe_offset(STAGES * STAGE).unsafe_bitcast[UInt64]())
+    var parts = stack_allocation[PARTS * SUMS, Float32, address_space=AddressSpace.SHARED]()
+    var scales = stack_allocation[PARTS * ROWS * ACROSS, Float32, address_space=AddressSpace.SHARED]()
+    var rows, outputs = Int(row_count), Int(output_count)
     var first = block_idx.x * FEW_OUTPUTS
+    var groups = ceildiv(column_count, Int32(SCALED_COLUMNS))
+    if thread_idx.x == 0:
+        ring.init(GROUP, 4)
+    barrier()
+    if thread_idx.x >= ADDERS:
+        var of_x = Source[ROWS].of(x, 0, rows, Int(column_count) // 2)
+        var of_w = Source[FEW_OUTPUTS].of(w, first, outputs, Int(column_count) // 2)
+        for number in range(groups):
+            ring.wait_until_empty()
+            of_x.copy_step(ring.current())
+            of_w.copy_step(ring.current().unsafe_offset(ROWS * STEP))
+            copy_scales[ROWS, FEW_OUTPUTS](
+                ring.current(), x_scales, w_scales, 0, first, rows, outputs, Int(groups), Int(number)
+            )
+            arrive_when_copied(ring.came())
+            ring.advance()
+        async_copy_wait_all()  # nobody leaves while its copies are under way
+        return
     var warpgroup = thread_idx.x // GROUP
     var thread = thread_idx.x % GROUP
-    var own = shared.unsafe_offset(warpgroup * STAGES * STAGE_BYTES)
-    var groups = ceildiv(columns, SCALED_COLUMNS)
-    var rounds = ceildiv(groups, PARTS)
-
-    @always_inline
-    @__parameter
-    def copy(step: Int):
-        """Begins to copy the weights of the warpgroup's group number `step`; zeros outside of the matrix."""
-        var column = (step * WARPGROUPS + warpgroup) * SCALED_COLUMNS
-        comptime for i in range(FEW_OUTPUTS // 16):
-            var row, chunk = i * 16 + thread // 8, thread % 8
-            var at = column + chunk * CHUNK
-            var there = first + row < outputs and at < columns
-            async_copy[CHUNK, fill=UInt8(0)](
-                w.unsafe_offset((first + row) * columns + at if there else 0).unsafe_address_space_cast[
-                    AddressSpace.GLOBAL
-                ](),
-                own.unsafe_offset(step % STAGES * STAGE_BYTES + 2 * swizzled[64](row, chunk)),
-                Int32(CHUNK) if there else Int32(0),
-            )
-        async_copy_commit_group()
-
-    comptime for step in range(STAGES - 1):
-        copy(step)
+    if warpgroup == 1:
+        ring.advance()
     var totals = SIMD[DType.float32, OWNED](0)
-    var fragments = load_fragments(x, rows, columns, warpgroup * SCALED_COLUMNS)
-    for round in range(rounds):
-        # Read now, so that nobody waits for them behind the barrier.
-        var scales = Array[Float32, OWNED * PARTS](fill=Float32(0))
-        comptime for j in range(OWNED):
-            var at = place_of(j * THREADS + thread_idx.x)
-            comptime for part in range(PARTS):
-                if round * PARTS + part < groups:
-                    scales[j * PARTS + part] = scale_of[FLOAT8](
-                        x_scales, w_scales, at[0], first + at[1], round * PARTS + part, rows, outputs, columns
-                    )
-        for i in range(TOGETHER):
-            var step = round * TOGETHER + i
-            async_copy_wait_group(STAGES - 2)
+    for begin in range(Int32(0), groups, Int32(PARTS)):
+        for part in range(Int32(warpgroup), min(Int32(PARTS), groups - begin), Int32(CONSUMERS)):
+            ring.wait_until_full()
             show_to_async()
-            meet[GROUP](1 + warpgroup)  # the group's weights are there, and those of the one before were multiplied
-            copy(step + STAGES - 1)
-            var tile = own.unsafe_offset(step % STAGES * STAGE_BYTES).unsafe_bitcast[BFloat16]()
-            var sums = few_rows_products(fragments, tile)
-            fragments = load_fragments(x, rows, columns, ((step + 1) * WARPGROUPS + warpgroup) * SCALED_COLUMNS)
+            var tile = ring.current()
+            var fragments = SIMD[DType.uint32, 16](0)
             if thread < 32:
-                var part = i * WARPGROUPS + warpgroup
-                comptime for element in range(ELEMENTS):
-                    parts[unsafe_offset=(part * ELEMENTS + element) * 32 + thread] = sums[element]
-        barrier()
+                fragments = fragments_of(tile)
+            var sums = few_rows_products(fragments, tile.unsafe_offset(ROWS * STEP))
+            if thread < 32:
+                comptime for i in range(SUMS // 32):
+                    parts[unsafe_offset=part * Int32(SUMS) + Int32(i * 32 + thread)] = sums[i]
+            if thread < ROWS * ACROSS:
+                var floats = tile.unsafe_offset((ROWS + FEW_OUTPUTS) * STEP).unsafe_bitcast[Float32]()
+                var scale = floats[unsafe_offset=thread // ACROSS] * floats[unsafe_offset=ROWS + thread % ACROSS]
+                scales[unsafe_offset=part * Int32(ROWS * ACROSS) + Int32(thread)] = scale
+            syncwarp()  # one lane leaves for all, which have read x and the scales
+            ring.leave()
+            comptime for _ in range(CONSUMERS - 1):
+                ring.advance()
+        meet[ADDERS](1)
         comptime for j in range(OWNED):
+            var element = j * ADDERS + thread_idx.x
+            var at = place_of(element)
             comptime for part in range(PARTS):
-                var sum = parts[unsafe_offset=part * ELEMENTS * 32 + j * THREADS + thread_idx.x]
-                totals[j] = fma(sum, scales[j * PARTS + part], totals[j])
-        barrier()
+                if begin + Int32(part) < groups:
+                    var scale = scales[unsafe_offset=(part * ROWS + at[0]) * ACROSS + at[1] // SCALED_OUTPUTS]
+                    totals[j] = fma(parts[unsafe_offset=part * SUMS + element], scale, totals[j])
+        meet[ADDERS](1)
     comptime for j in range(OWNED):
-        var at = place_of(j * THREADS + thread_idx.x)
+        var at = place_of(j * ADDERS + thread_idx.x)
         if at[0] < rows and first + at[1] < outputs:
             y[unsafe_offset=at[0] * outputs + first + at[1]] = totals[j].cast[y_type]()

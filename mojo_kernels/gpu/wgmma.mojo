@@ -6,8 +6,9 @@ Operands lie in shared memory in atoms of 8 rows of 64 columns under the 128-byt
 rows 16 w to 16 w + 15, in those the fragments that `mma.mojo` describes.
 
 A product is one piece of assembly from the fence to the wait, so that the compiler can't put anything between them that
-touches its registers, which would make the assembler run the products one by one. Only those of many rows' linear layers are
-MAX's, which have any number of sums; there a loop's end keeps others away from the sums, and interpreting the PTX shows it.
+touches its registers, which would make the assembler run the products one by one. Only those of many rows' linear layers
+are MAX's, which have any number of sums. There a loop ends between the wait and what reads the sums, which the compiler does
+not reach over. Should it once, the assembler tells (`serialized` in `tests/ptx/check.py`), and so do sums without meaning.
 """
 
 from max.gpu.compute.mma import (

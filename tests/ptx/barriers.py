@@ -1,6 +1,6 @@
 """PTX barriers: named ones, where threads meet, and mbarriers in shared memory, which count arrivals and bytes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ class MBarrier:
         bytes: Of copies that the current phase still waits for.
         phase: Number of the current phase.
         published: Whether copies may use it: its thread has run fence.mbarrier_init.
+        landed: Places in shared memory that `cp.async` filled before its arrivals.
         maker: The thread that made it.
     """
 
@@ -31,6 +32,7 @@ class MBarrier:
     bytes: int = 0
     phase: int = 0
     published: bool = False
+    landed: list[NDArray[np.int64]] = field(default_factory=list)
 
     def settle(self) -> None:
         """Ends the phase if nothing is missing."""
@@ -110,6 +112,8 @@ class BarrierInstructions:
                 passed[thread] = False
                 self.waiting[thread] = True
                 self._asked[int(thread)] = (int(addresses[thread]), int(parity[thread]))
+            else:
+                self.acquired(barrier)
         self.write(instruction.operands[0], np.ones(self.threads, bool), passed)
         return passed
 
@@ -129,6 +133,10 @@ class BarrierInstructions:
                 barrier.arrive()
             else:
                 raise NotImplementedError(".".join(instruction.name))
+
+    def acquired(self, barrier: MBarrier) -> None:
+        """Notes that a thread has waited for a barrier's phase, and so sees what its arrivals tell."""
+        raise NotImplementedError
 
     def _mbarrier(self, address: int) -> MBarrier:
         if address not in self.mbarriers:

@@ -26,6 +26,7 @@ from python_layer.model.sample_graph import SampleGraph
 from tests.performance.peers.checkpoint import CONFIG, QWEN3_8B
 from tests.ptx.assembler import Assembler
 from tests.ptx.compiled import LINEAR, compile_kernels
+from tests.ptx.copies import REGISTERS
 
 SHAPES = {"0.6B": CONFIG, "8B": QWEN3_8B}
 LAYERS = 2
@@ -67,6 +68,10 @@ def check_kernels(architecture: str) -> Iterator[str]:
             "cp.async.bulk": hopper and attends,
         }
         yield from (f"{architecture} {name}: {n} {word}" for word, n in counts.items() if bool(n) != wanted[word])
+        # setmaxnreg moves registers within what the block has, and waits for ever for more.
+        threads = re.search(r"\.maxntid (\d+)", ptx) if "setmaxnreg" in ptx else None
+        if threads is not None and taken.registers != REGISTERS // int(threads[1]) // 8 * 8:
+            yield f"{architecture} {name}: {taken.registers} registers do not fill the pool that setmaxnreg needs"
         if taken.serialized:
             yield f"{architecture} {name}: the assembler runs wgmma one by one"
 

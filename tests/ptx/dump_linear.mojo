@@ -6,7 +6,7 @@ from std.sys import argv
 from std.sys.defines import get_defined_string
 
 from mojo_kernels.gpu.float8 import quantize_float8_kernel
-from mojo_kernels.gpu.linear_hopper import LARGE, SMALL, hopper_linear_kernel
+from mojo_kernels.gpu.linear_hopper import LARGE, NARROW, SMALL, hopper_linear_kernel
 from mojo_kernels.gpu.linear_launch import tile_outputs, warp_rows
 from mojo_kernels.gpu.linear_products import BFLOAT, FLOAT8, WIDENED
 from mojo_kernels.gpu.linear_rows import linear_rows_kernel
@@ -27,6 +27,7 @@ def main() raises:
     var folder = String(argv()[1])
     comptime for format in [BFLOAT, FLOAT8, WIDENED]:
         comptime if (format != FLOAT8) if ARCH != "sm_90a" else (format != WIDENED):
+            # On sm_90a e4m3 and tiles of bfloat16 stand for later GPUs: Hopper takes kernels of its own for them.
             comptime name = "bf16" if format == BFLOAT else "fp8"
             comptime for tiles in [2, 4]:
                 comptime kernel = linear_rows_kernel[format, Y, tiles]
@@ -42,12 +43,11 @@ def main() raises:
     write(folder, "linear_tile_to_bf16", String(compile_info[rounding_tile, emission_kind="asm", target=TARGET]().asm))
     comptime if ARCH == "sm_90a":
         comptime for format in [BFLOAT, FLOAT8]:
-            comptime for large in [False, True]:
-                comptime if large or format == FLOAT8:
-                    comptime name = "bf16" if format == BFLOAT else "fp8"
-                    comptime kernel = hopper_linear_kernel[format, Y, LARGE if large else SMALL]
-                    comptime size = "_large" if large else "_small"
-                    write(folder, String("hopper_linear_", name, size), String(compile_info[kernel, emission_kind="asm", target=TARGET]().asm))
+            comptime for i in range(3):
+                comptime name = "bf16" if format == BFLOAT else "fp8"
+                comptime kernel = hopper_linear_kernel[format, Y, [LARGE, SMALL, NARROW][i]]
+                comptime size = ["_large", "_small", "_narrow"][i]
+                write(folder, String("hopper_linear_", name, size), String(compile_info[kernel, emission_kind="asm", target=TARGET]().asm))
         comptime rows = hopper_linear_rows_kernel[Y]
         write(folder, "hopper_linear_fp8_rows", String(compile_info[rows, emission_kind="asm", target=TARGET]().asm))
         comptime kernel = quantize_float8_kernel

@@ -20,9 +20,9 @@ from tests.unit.kernels.harness import OpRunner
 
 STAGES = {"rows_2": 4, "rows_4": 4, "tile_64": 6, "tile_128": 3}
 """As in mojo_kernels/gpu/linear_rows.mojo and linear_tile.mojo."""
-HOPPER_TILES = {"hopper_large": (2, 192), "hopper_small": (1, 64)}
-"""Consumers and outputs, as in mojo_kernels/gpu/linear_hopper.mojo."""
-HOPPER_ROWS_SHARED = 2 * 8 * 32 * 128
+HOPPER_TILES = {"hopper_large": (2, 192, 5), "hopper_small": (1, 64, 6), "hopper_narrow": (1, 32, 8)}
+"""Consumers, outputs and stages, as in mojo_kernels/gpu/linear_hopper.mojo."""
+HOPPER_ROWS_SHARED = 12 * (7 * 1024 + 16)
 """As in mojo_kernels/gpu/linear_rows_hopper.mojo."""
 ROUNDING = {"rows_2": "linear_rows_to_bf16", "tile_64": "linear_tile_to_bf16"}
 """The same kernels with outputs in bfloat16, which would hide most differences in the order of sums."""
@@ -40,9 +40,9 @@ def hopper() -> dict[str, Program]:
 
 def hopper_shared(kernel: str, kind: str) -> int:
     """Bytes of a block's dynamic shared memory, as in mojo_kernels/gpu/linear_hopper.mojo."""
-    consumers, outputs = HOPPER_TILES[kernel]
+    consumers, outputs, stages = HOPPER_TILES[kernel]
     scales = 4 * (64 * consumers + outputs // 8) if kind == "fp8" else 0
-    return 5 * ((64 * consumers + outputs) * 128 + -(-scales // 1024) * 1024 + 16) + 8
+    return stages * ((64 * consumers + outputs) * 128 + -(-scales // 1024) * 1024 + 16) + 8
 
 
 class Layer:
@@ -92,9 +92,9 @@ class Layer:
         if shape == "hopper":
             program = kernels[f"hopper_linear_{self.kind}_{size}"]
             if size == "rows":
-                launch(program, (-(-outputs // 32), 1, 1), 256, arguments, HOPPER_ROWS_SHARED)
+                launch(program, (-(-outputs // 32), 1, 1), 384, arguments, HOPPER_ROWS_SHARED)
                 return y
-            consumers, across = HOPPER_TILES[kernel]
+            consumers, across, _ = HOPPER_TILES[kernel]
             blocks = -(-len(x) // (64 * consumers)) * -(-outputs // across)
             launch(program, (blocks, 1, 1), 128 * (consumers + 1), arguments, hopper_shared(kernel, self.kind))
             return y
@@ -140,7 +140,8 @@ def test_warpgroups(hopper: dict[str, Program], rows: int, outputs: int, columns
     for kernel in ("rows_2", "rows_4"):
         np.testing.assert_array_equal(layer.run(hopper, kernel, few), whole[few])
     few = slice(max(0, rows - 40), rows)
-    np.testing.assert_array_equal(layer.run(hopper, "tile_64", few), whole[few])
+    for kernel in ("tile_64", "hopper_small", "hopper_narrow"):
+        np.testing.assert_array_equal(layer.run(hopper, kernel, few), whole[few])
 
 
 def check_float8(layer: Layer, kernels: dict[str, Program]) -> None:
@@ -169,7 +170,8 @@ def test_warpgroups_multiply_float8(hopper: dict[str, Program], rows: int, outpu
     whole = layer.run(hopper, "hopper_large")
     exact = layer.exact()
     np.testing.assert_allclose(whole, exact, rtol=1e-3, atol=1e-3 * np.abs(exact).mean())
-    np.testing.assert_array_equal(layer.run(hopper, "hopper_small"), whole)
+    for kernel in ("hopper_small", "hopper_narrow"):
+        np.testing.assert_array_equal(layer.run(hopper, kernel), whole)
     for few in (slice(0, 1), slice(max(0, rows - 16), rows)):
         np.testing.assert_array_equal(layer.run(hopper, "hopper_rows", few), whole[few])
 
