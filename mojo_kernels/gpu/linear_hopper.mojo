@@ -18,7 +18,7 @@ from std.utils import StaticTuple
 
 from .async_barrier import arrive_when_copied, give_registers, show_to_async, take_registers
 from .block import GpuRead, GpuWrite
-from .linear_output import store_pair, tile_place
+from .linear_output import store_pairs, tile_place
 from .linear_products import BFLOAT, FLOAT8, SCALED_OUTPUTS, x_bytes
 from .mma import SharedTile
 from .ring import Ring
@@ -172,9 +172,10 @@ def hopper_linear_kernel[
             ring.leave()
     # Read only now, so that the loop has the registers.
     var first_row = Int(kept[unsafe_offset=0]) + own_row
-    var first_output = Int(kept[unsafe_offset=1]) + lane_id() % 4 * 2
+    var first_output = Int(kept[unsafe_offset=1])
     comptime for half in range(2):
-        comptime for n in range(shape.outputs // 8):
+        comptime for n in range(0, shape.outputs // 8, 2):
             comptime at = n * 4 + half * 2
-            var pair = SIMD[DType.float32, 2](totals[at], totals[at + 1])
-            store_pair[y_type](y, first_row + half * 8, first_output + n * 8, rows, outputs, pair)
+            var first = SIMD[DType.float32, 2](totals[at], totals[at + 1])
+            var second = SIMD[DType.float32, 2](totals[at + 4], totals[at + 5])
+            store_pairs[y_type](y, first_row + half * 8, first_output + n * 8, rows, outputs, first, second)

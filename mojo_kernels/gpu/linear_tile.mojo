@@ -34,7 +34,7 @@ from .linear_products import (
     x_bytes,
     x_chunks,
 )
-from .linear_output import store_pair, tile_place
+from .linear_output import store_pairs, tile_place
 from .mma import Sums
 
 comptime ROW_BYTES = 128
@@ -271,10 +271,10 @@ def linear_tile_kernel[
     comptime for m in range(down):
         comptime for half in range(2):
             var row = first_row + warp_row + m * 16 + half * 8 + lane // 4
-            comptime for n in range(across):
-                var output = first_output + warp_output + n * 8 + lane % 4 * 2
-                var pair = totals[m * across + n].slice[2, offset=2 * half]()
-                store_pair[y_type](y, row, output, rows, outputs, pair)
+            comptime for n in range(0, across, 2):
+                var first = totals[m * across + n].slice[2, offset=2 * half]()
+                var second = totals[m * across + n + 1].slice[2, offset=2 * half]()
+                store_pairs[y_type](y, row, first_output + warp_output + n * 8, rows, outputs, first, second)
 
 
 @always_inline
