@@ -48,6 +48,8 @@ def main() raises:
                 comptime kernel = hopper_linear_kernel[format, Y, [LARGE, SMALL, NARROW][i]]
                 comptime size = ["_large", "_small", "_narrow"][i]
                 write(folder, String("hopper_linear_", name, size), String(compile_info[kernel, emission_kind="asm", target=TARGET]().asm))
+        comptime rounding = hopper_linear_kernel[BFLOAT, DType.bfloat16, SMALL]
+        write(folder, "hopper_linear_to_bf16", String(compile_info[rounding, emission_kind="asm", target=TARGET]().asm))
         comptime rows = hopper_linear_rows_kernel[Y]
         write(folder, "hopper_linear_fp8_rows", String(compile_info[rows, emission_kind="asm", target=TARGET]().asm))
         comptime kernel = quantize_float8_kernel

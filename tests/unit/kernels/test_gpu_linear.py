@@ -24,7 +24,11 @@ HOPPER_TILES = {"hopper_large": (2, 192, 5), "hopper_small": (1, 64, 6), "hopper
 """Consumers, outputs and stages, as in mojo_kernels/gpu/linear_hopper.mojo."""
 HOPPER_ROWS_SHARED = 12 * (7 * 1024 + 16)
 """As in mojo_kernels/gpu/linear_rows_hopper.mojo."""
-ROUNDING = {"rows_2": "linear_rows_to_bf16", "tile_64": "linear_tile_to_bf16"}
+ROUNDING = {
+    "rows_2": "linear_rows_to_bf16",
+    "tile_64": "linear_tile_to_bf16",
+    "hopper_small": "hopper_linear_to_bf16",
+}
 """The same kernels with outputs in bfloat16, which would hide most differences in the order of sums."""
 
 
@@ -89,17 +93,13 @@ class Layer:
         sizes = [len(x), outputs, self.columns, group]
         arguments = [y, x, self.w, x_scales, self.w_scales, *sizes]
         shape, size = kernel.split("_")
-        if shape == "hopper":
-            program = kernels[f"hopper_linear_{self.kind}_{size}"]
-            if size == "rows":
-                launch(program, (-(-outputs // 32), 1, 1), 384, arguments, HOPPER_ROWS_SHARED)
-                return y
+        if kernel == "hopper_rows":
+            blocks, threads, shared = -(-outputs // 32), 384, HOPPER_ROWS_SHARED
+        elif shape == "hopper":
             consumers, across, _ = HOPPER_TILES[kernel]
             blocks = -(-len(x) // (64 * consumers)) * -(-outputs // across)
-            launch(program, (blocks, 1, 1), 128 * (consumers + 1), arguments, hopper_shared(kernel, self.kind))
-            return y
-        program = kernels[f"linear_{shape}_{self.kind}_{size}"]
-        if shape == "rows":
+            threads, shared = 128 * (consumers + 1), hopper_shared(kernel, self.kind)
+        elif shape == "rows":
             blocks, threads, shared = -(-outputs // (8 * int(size))), 256, STAGES[kernel] * int(size) * 256 * 16
         else:
             across = 64 if scaled else int(size)
@@ -107,6 +107,8 @@ class Layer:
             threads = 256 if size == "128" else 128
             step = 128 // x.itemsize
             shared = STAGES[kernel] * (int(size) * 128 + across * step * self.w.itemsize)
+        name = "hopper_linear" if shape == "hopper" else f"linear_{shape}"
+        program = kernels[f"{name}_{self.kind}_{size}"]
         launch(program, (blocks, 1, 1), threads, arguments, shared)
         if kernel in ROUNDING and self.kind == "bf16":
             rounded = np.full(y.shape, 0x7FFF, np.uint16)
