@@ -59,8 +59,8 @@ generate: build ## Answer a question (PROMPT=, MODEL=)
 chat: build ## Talk to the model in the terminal (MODEL=)
 	@$(BIN)/mili chat $(MODEL_FLAG)
 
-test: build lint ## Check the code and run every test
-	@$(BIN)/python -m tests.mojo
+test: setup ## Check the code and run every test
+	@$(MAKE) --no-print-directory -j 2 build lint
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-isas: build ## The tests of linear layers on every instruction set that this CPU has

@@ -11,7 +11,6 @@ import pickle
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +27,7 @@ from python_layer.model.device import CPU_DEVICE, ComputeDevice
 from python_layer.model.kernels import assembly_error, kernel_package, source_hash
 from python_layer.utils.cpu import cpu_fingerprint
 from python_layer.utils.errors import CompileError
+from python_layer.utils.file_lock import file_lock
 
 PORTABLE_CPU = "x86-64-v3"
 """The host code of graphs for another machine."""
@@ -93,7 +93,6 @@ class CompileCache:
     def __init__(self, folder: Path, device: ComputeDevice = CPU_DEVICE) -> None:
         self._folder = folder
         self._device = device
-        self._kernels = threading.Lock()
 
     def get(self, request: GraphRequest) -> tuple[CompiledModel, bool]:
         """The compiled graph and whether it was in the cache; compiled and kept there if not.
@@ -102,17 +101,17 @@ class CompileCache:
             CompileError: The kernels or the graph can't be compiled here, or the folder can't be written.
         """
         file = self._folder / "models" / f"{cache_key(request, self._device)}.mef"
-        if file.exists():
-            try:
-                return read(file), True
-            except (RuntimeError, ValueError, OSError):
-                file.unlink(missing_ok=True)  # damaged: costs a compilation
-        with self._kernels:  # two graphs may be compiled at once, and both need them
-            kernels = kernel_package(self._folder)
+        kept = _read(file)
+        if kept is not None:
+            return kept, True
+        kernels = kernel_package(self._folder)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            # Two processes may compile the same graph: each writes its own file, the last rename wins.
-            with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+            # Who wants what another process is compiling waits for it.
+            with file_lock(file.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+                kept = _read(file)
+                if kept is not None:
+                    return kept, True
                 made = Path(scratch) / file.name
                 compile_apart(request, kernels, made, self._device)
                 made.replace(file)
@@ -122,6 +121,17 @@ class CompileCache:
                 "set MILI_CACHE_DIR to a writable folder"
             ) from None
         return read(file), False
+
+
+def _read(file: Path) -> CompiledModel | None:
+    """A compiled graph; None where there is none, or a damaged one, which costs a compilation."""
+    if not file.exists():
+        return None
+    try:
+        return read(file)
+    except (RuntimeError, ValueError, OSError):
+        file.unlink(missing_ok=True)
+        return None
 
 
 def compile_apart(

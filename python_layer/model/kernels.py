@@ -14,6 +14,7 @@ from pathlib import Path
 
 from python_layer.utils.cpu import cpu_description, supported_isas
 from python_layer.utils.errors import CompileError
+from python_layer.utils.file_lock import file_lock
 
 KERNEL_SOURCES = Path(__file__).resolve().parents[2] / "mojo_kernels"
 """The Mojo package with every op."""
@@ -73,9 +74,10 @@ def kernel_package(cache_dir: Path | None = None) -> Path:
     compiler = mojo_compiler()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Another process may be compiling the same sources: each works in its own folder, the last rename wins.
-        # The package takes its name from the file's.
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        # Who wants what another process is compiling waits for it. The package takes its name from the file's.
+        with file_lock(folder / "lock"), tempfile.TemporaryDirectory(dir=folder) as scratch:
+            if package.exists():
+                return package
             made = Path(scratch) / package.name
             command = [str(compiler), "precompile", str(KERNEL_SOURCES), "-o", str(made)]
             result = subprocess.run(command, capture_output=True, text=True)

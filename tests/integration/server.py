@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 
-def mili(*arguments: str | Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+def mili(*arguments: str | Path, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs the ``mili`` command."""
     return subprocess.run(
         [mili_command(), *map(str, arguments)],
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 def wait_for(url: str, process: subprocess.Popen[str]) -> None:
     """Waits until a route answers with 200."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600  # the first server compiles, on a busy machine for minutes
     while True:
         try:
             urllib.request.urlopen(url, timeout=5).close()

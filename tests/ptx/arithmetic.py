@@ -6,11 +6,11 @@ import numpy as np
 
 from tests.ptx.memory import Values
 
-TYPES = {
+TYPES: dict[str, np.dtype] = {name: np.dtype(kind) for name, kind in {
     "f32": np.float32, "f64": np.float64, "s8": np.int8, "s16": np.int16, "s32": np.int32, "s64": np.int64,
     "u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64,
     "b8": np.uint8, "b16": np.uint16, "b32": np.uint32, "b64": np.uint64, "pred": np.bool_,
-}  # fmt: skip
+}.items()}  # fmt: skip
 COMPARE = {
     "eq": np.equal,
     "ne": np.not_equal,

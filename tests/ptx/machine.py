@@ -50,6 +50,8 @@ class Machine(ValueInstructions, WarpInstructions, WarpgroupInstructions):
             program.shared_bytes + dynamic_shared, 0xFF, np.uint8
         )  # NaN, if read before it is written
         self.parameters = dict(zip((name for _, name in program.parameters), arguments, strict=True))
+        self.constants: dict[tuple[str, str], Values] = {}
+        self.everyone = np.ones(threads, bool)
         tid = np.arange(threads, dtype=np.uint32)
         zero = np.zeros(threads, np.uint32)
         self.registers: dict[str, Values] = {
@@ -69,6 +71,10 @@ class Machine(ValueInstructions, WarpInstructions, WarpgroupInstructions):
         Raises:
             RuntimeError: Threads wait for what will not come.
         """
+        with np.errstate(all="ignore"):
+            self._run()
+
+    def _run(self) -> None:
         place = np.zeros(self.threads, np.int64)
         done = np.zeros(self.threads, bool)
         order = np.array([*self.program.order, len(self.program.order)])
@@ -80,13 +86,13 @@ class Machine(ValueInstructions, WarpInstructions, WarpgroupInstructions):
                     raise RuntimeError("threads wait at barriers for what will not come")
                 continue
             index = place[ready][order[place[ready]].argmin()]
-            active = ready & (place == index)
+            active = self._known(ready & (place == index))
             place[active] = index + 1
             for instruction in self.program.blocks[index].instructions:
                 taken = active
                 if instruction.guard is not None:
                     predicate = self.registers[instruction.guard]
-                    taken = active & (~predicate if instruction.negated else predicate)
+                    taken = self._known(active & (~predicate if instruction.negated else predicate))
                 match instruction.name[:2]:
                     case ("bra", *_):
                         place[taken] = self.program.labels[instruction.operands[0]]
@@ -96,17 +102,20 @@ class Machine(ValueInstructions, WarpInstructions, WarpgroupInstructions):
                         if taken.any():
                             self.meet(instruction, taken)
                     case ("mbarrier", "try_wait"):
-                        active = self.try_wait(instruction, taken)
+                        active = self._known(self.try_wait(instruction, taken))
                         place[taken & ~active] = index
                         if not active.any():
                             break
                     case _:
-                        self.step(instruction, taken)
+                        if taken is active or taken.any():
+                            self.step(instruction, taken)
+
+    def _known(self, threads: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The same threads: ``everyone``, whom :meth:`write` knows at a glance, if that is who they are."""
+        return self.everyone if threads.all() else threads
 
     def step(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
-        """Runs one instruction on the active threads."""
-        if not active.any():
-            return
+        """Runs one instruction on the active threads, of which there are some."""
         action = getattr(self, f"do_{instruction.name[0]}", None)
         if action is not None:
             action(instruction, active)
@@ -118,19 +127,27 @@ class Machine(ValueInstructions, WarpInstructions, WarpgroupInstructions):
             raise NotImplementedError(".".join(name))
         kinds = [kind, "u32"] if name[0] in ("shl", "shr") else [kind] * 3
         values = [self.read(operand, of) for operand, of in zip(instruction.operands[1:], kinds, strict=False)]
-        with np.errstate(all="ignore"):
-            self.write(instruction.operands[0], operation(*values).astype(TYPES[kind]), active)
+        self.write(instruction.operands[0], operation(*values).astype(TYPES[kind]), active)
 
     def read(self, operand: str, kind: str) -> Values:
         """An operand's value in every thread."""
-        wanted = np.dtype(TYPES[kind])
-        if operand.startswith("%"):
+        wanted = TYPES[kind]
+        if operand[0] == "%":
             value = self.registers[operand]
             if value.dtype == wanted:
                 return value
             if value.dtype.itemsize > wanted.itemsize:
                 return value.astype(f"u{wanted.itemsize}").view(wanted)
             return value.view(wanted)
+        constant = self.constants.get((operand, kind))
+        if constant is None:
+            constant = self.constants[operand, kind] = self.constant(operand, kind)
+            constant.setflags(write=False)
+        return constant
+
+    def constant(self, operand: str, kind: str) -> Values:
+        """The value of an operand that is no register."""
+        wanted = TYPES[kind]
         if operand[:2] in ("0f", "0d"):
             bits = np.array(int(operand[2:], 16), np.uint32 if operand[1] == "f" else np.uint64)
             return np.broadcast_to(bits.view(wanted), self.threads)
@@ -151,7 +168,7 @@ class Machine(ValueInstructions, WarpInstructions, WarpgroupInstructions):
         if wide != "?" and values.dtype.itemsize < np.dtype(wide).itemsize and values.dtype.kind in "iu":
             values = values.astype(wide)
         bits = values if wide == "?" else values.view(f"u{wide[1:]}")
-        if active.all():
+        if active is self.everyone:
             self.registers[operand] = bits
             return
         old = self.registers.get(operand)
@@ -181,21 +198,21 @@ class Machine(ValueInstructions, WarpInstructions, WarpgroupInstructions):
         name, addresses = self.address(instruction.operands[1])
         if name is not None:
             value = np.array(self.parameters[name])
-            wanted = np.dtype(TYPES[kind])
+            wanted = TYPES[kind]
             stored = value.astype(np.float32).view(np.uint32) if value.dtype.kind == "f" else value.astype(np.int64)
             self.write(targets[0], np.full(self.threads, stored.astype(f"i{wanted.itemsize}").view(wanted)), active)
             return
-        element = np.dtype(TYPES[kind])
+        element = TYPES[kind]
         memory, offsets = self.window(_space(instruction), addresses[active], element.itemsize * len(targets))
+        numbers = memory[: len(memory) // element.itemsize * element.itemsize].view(element)
         for i, target in enumerate(targets):
             values = np.zeros(self.threads, element)
-            at = offsets[:, None] + i * element.itemsize + np.arange(element.itemsize)
-            values[active] = memory[at].view(element)[:, 0]
+            values[active] = numbers[offsets // element.itemsize + i]
             self.write(target, values, active)
 
     def do_st(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
         kind, sources = instruction.name[-1], vector(instruction.operands[1])
-        element = np.dtype(TYPES[kind])
+        element = TYPES[kind]
         _, addresses = self.address(instruction.operands[0])
         memory, offsets = self.window(_space(instruction), addresses[active], element.itemsize * len(sources))
         for i, source in enumerate(sources):
@@ -211,7 +228,7 @@ class Machine(ValueInstructions, WarpInstructions, WarpgroupInstructions):
             raise NotImplementedError(".".join(instruction.name))
         returns = instruction.name[0] == "atom"
         where, value = instruction.operands[-2:]
-        element = np.dtype(TYPES[kind])
+        element = TYPES[kind]
         _, addresses = self.address(where)
         memory, offsets = self.window(_space(instruction), addresses[active], element.itemsize)
         values = self.read(value, kind)

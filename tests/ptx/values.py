@@ -17,7 +17,7 @@ class ValueInstructions:
 
     def do_mov(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
         kind, (target, source) = instruction.name[-1], instruction.operands
-        size = np.dtype(TYPES[kind]).itemsize
+        size = TYPES[kind].itemsize
         if target.startswith("{"):
             parts = vector(target)
             whole = self.read(source, kind)
@@ -60,37 +60,34 @@ class ValueInstructions:
     def do_cvt(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
         *_, to, given = instruction.name
         target, *sources = instruction.operands
-        with np.errstate(all="ignore"):
-            if to == "bf16x2":
-                high, low = (bfloat16(self.read(source, given)).astype(np.uint32) for source in sources)
-                self.write(target, high << np.uint32(16) | low, active)
-                return
-            if to == "e4m3x2":
-                high, low = (e4m3(self.read(source, given)).astype(np.uint16) for source in sources)
-                self.write(target, high << np.uint16(8) | low, active)
-                return
-            if to == "bf16":
-                self.write(target, bfloat16(self.read(sources[0], given)), active)
-                return
-            source = self.read(sources[0], "b16" if given == "bf16" else given)
-            value = from_bfloat16(source) if given == "bf16" else source
-            if np.dtype(TYPES[to]).kind in "iu" and value.dtype.kind == "f":
-                rounding = next((name for name in instruction.name if name in ("rzi", "rni", "rmi", "rpi")), "rzi")
-                value = {"rzi": np.trunc, "rni": np.rint, "rmi": np.floor, "rpi": np.ceil}[rounding](value)
-            elif "rni" in instruction.name:
-                value = np.rint(value)
-            self.write(target, value.astype(TYPES[to]), active)
+        if to == "bf16x2":
+            high, low = (bfloat16(self.read(source, given)).astype(np.uint32) for source in sources)
+            self.write(target, high << np.uint32(16) | low, active)
+            return
+        if to == "e4m3x2":
+            high, low = (e4m3(self.read(source, given)).astype(np.uint16) for source in sources)
+            self.write(target, high << np.uint16(8) | low, active)
+            return
+        if to == "bf16":
+            self.write(target, bfloat16(self.read(sources[0], given)), active)
+            return
+        source = self.read(sources[0], "b16" if given == "bf16" else given)
+        value = from_bfloat16(source) if given == "bf16" else source
+        if TYPES[to].kind in "iu" and value.dtype.kind == "f":
+            rounding = next((name for name in instruction.name if name in ("rzi", "rni", "rmi", "rpi")), "rzi")
+            value = {"rzi": np.trunc, "rni": np.rint, "rmi": np.floor, "rpi": np.ceil}[rounding](value)
+        elif "rni" in instruction.name:
+            value = np.rint(value)
+        self.write(target, value.astype(TYPES[to]), active)
 
     def do_mul(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
         kind = instruction.name[-1]
         a, b = (self.read(operand, kind) for operand in instruction.operands[1:])
-        with np.errstate(all="ignore"):
-            self.write(instruction.operands[0], product(instruction.name, a, b), active)
+        self.write(instruction.operands[0], product(instruction.name, a, b), active)
 
     def do_mad(self, instruction: Instruction, active: NDArray[np.bool_]) -> None:
         kind = instruction.name[-1]
         a, b = (self.read(operand, kind) for operand in instruction.operands[1:3])
-        with np.errstate(all="ignore"):
-            result = product(instruction.name, a, b)
-            c = self.read(instruction.operands[3], f"{kind[0]}{8 * result.dtype.itemsize}")
-            self.write(instruction.operands[0], result + c, active)
+        result = product(instruction.name, a, b)
+        c = self.read(instruction.operands[3], f"{kind[0]}{8 * result.dtype.itemsize}")
+        self.write(instruction.operands[0], result + c, active)

@@ -98,8 +98,7 @@ class WarpInstructions:
         target, *operands = instruction.operands
         kind = instruction.name[-1]
         a, b, c = (self.read(operand, "b32" if kind == "bf16x2" else kind) for operand in operands)
-        with np.errstate(all="ignore"):
-            result = fma_pairs(a, b, c) if kind == "bf16x2" else ARITHMETIC["fma"](a, b, c).astype(TYPES[kind])
+        result = fma_pairs(a, b, c) if kind == "bf16x2" else ARITHMETIC["fma"](a, b, c).astype(TYPES[kind])
         self.write(target, result, active)
 
     def _whole_warps(self, active: NDArray[np.bool_]) -> None:

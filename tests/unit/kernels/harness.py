@@ -6,7 +6,7 @@ import numpy as np
 from max.driver import CPU, Buffer
 from max.dtype import DType
 from max.engine import InferenceSession
-from max.graph import BufferType, DeviceRef, Graph, TensorType, Value
+from max.graph import DeviceRef, Graph, TensorType, Value
 
 from python_layer.model.device import CPU_DEVICE, ComputeDevice
 from python_layer.model.kernels import kernel_package
@@ -18,11 +18,6 @@ FLOAT, INT = DType.float32, DType.int32
 def tensor(dtype: DType, *shape: int | str) -> TensorType:
     """A tensor type on the CPU; names are symbolic sizes."""
     return TensorType(dtype, list(shape), DEVICE)
-
-
-def cache_type(dtype: DType) -> BufferType:
-    """The type of a KV cache with every size symbolic."""
-    return BufferType(dtype, ["pages", "layers", 2, "kv_heads", "page_size", "row"], DEVICE)
 
 
 class OpRunner:

@@ -1,17 +1,18 @@
 """QK norm + RoPE + KV store, and paged attention, over ragged batches."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from max.driver import Buffer
 from max.dtype import DType
-from max.graph import ops
+from max.graph import BufferType, ops
 
 from python_layer.utils.cpu import multiplies, supported_isas
-from tests.emulator.emulate import emulate
+from tests.emulator.emulate import can_emulate, emulate
 from tests.unit.kernels import reference
-from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, cache_type, from_bfloat16, tensor, to_dtype
+from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, from_bfloat16, tensor, to_dtype
 from tests.unit.kernels.isas import HALVES
 
 EPS = 1e-6
@@ -43,6 +44,12 @@ class Types:
         """Numbers that lie together in a panel."""
         return 1 if self.cache == FLOAT else 2
 
+    def empty_cache(self, shape: tuple[int, ...], head_dim: int) -> Buffer:
+        """What no request wrote must never be read: NaN would show, in an int8 cache as a scale."""
+        if self.cache == INT8:
+            return Buffer.from_numpy(np.full((*shape, head_dim + 4), -1, np.int8))
+        return to_dtype(np.full((*shape, head_dim), np.nan), self.cache)[0]
+
 
 TYPES = {
     "float32": Types(FLOAT, FLOAT, 2e-5, 1e-5),
@@ -54,43 +61,80 @@ TYPES = {
 }
 
 
+def lacking(types: Types) -> str | None:
+    """What these types need that the CPU lacks and that can't be emulated."""
+    isas = supported_isas()
+    if types.amx:
+        return None if "amx" in isas or can_emulate("amx") else "AVX512-BF16"
+    if types.queries == BF16 and "bfloat16" not in map(multiplies, isas):
+        return "AVX512-BF16"
+    return "AVX512-FP16" if types.cache == FP16 and not HALVES else None
+
+
+POSSIBLE = [types for types in TYPES.values() if not lacking(types)]
+
+Run = Callable[[Buffer, Sequence[np.ndarray], Sequence[np.ndarray]], list[np.ndarray]]
+
+
 @pytest.fixture(scope="module", params=TYPES)
 def types(request: pytest.FixtureRequest) -> Types:
     chosen = TYPES[request.param]
-    if chosen.queries == BF16 and "bfloat16" not in map(multiplies, supported_isas()):
-        pytest.skip("the CPU lacks AVX512-BF16")
-    if chosen.cache == FP16 and not HALVES:
-        pytest.skip("the CPU lacks AVX512-FP16")
+    if lacks := lacking(chosen):
+        pytest.skip(f"the CPU lacks {lacks}")
     if chosen.amx:
         emulate("amx")
     return chosen
 
 
 @pytest.fixture(scope="module")
-def run(types: Types) -> OpRunner:
-    """One layer's attention: cache, qkv, norms, frequencies, batch, layer -> rotated queries, attention."""
+def every_type() -> OpRunner:
+    """Norms, frequencies, layer, cache and batch of each type -> rotated queries and attention of each, in a layer."""
 
     def build(values):
-        cache, *tensors = values
-        qkv, q_gamma, k_gamma, frequencies, positions, offsets, table, layer, like_q = (t.tensor for t in tensors)
+        q_gamma, k_gamma, frequencies, layer = (value.tensor for value in values[:4])
         eps, one = ops.constant(EPS, FLOAT, DEVICE), ops.constant(1.0, FLOAT, DEVICE)
-        table_type = tensor(FLOAT, "T", "head_dim")
-        rope = ops.custom("mili.rope_table", DEVICE, [positions, frequencies, one], [table_type])[0]
-        out = [like_q.type]
-        batch = [positions, offsets, table, layer]
-        q = ops.inplace_custom(
-            "mili.qk_norm_rope_store",
-            DEVICE,
-            [cache, qkv, q_gamma, k_gamma, rope, positions, offsets, table, layer, eps],
-            [tensor(types.queries, *like_q.shape)],
-        )[0]
-        either = {"head_dim": 0, "amx": types.amx}
-        attended = ops.inplace_custom("mili.paged_attention", DEVICE, [cache, q, *batch], out, either)[0]
-        return [ops.cast(q, FLOAT), attended]
+        outputs = []
+        for number, types in enumerate(POSSIBLE):
+            cache, *tensors = values[4 + 6 * number : 10 + 6 * number]
+            qkv, positions, offsets, table, like_q = (value.tensor for value in tensors)
+            table_type = tensor(FLOAT, f"T{number}", "head_dim")
+            rope = ops.custom("mili.rope_table", DEVICE, [positions, frequencies, one], [table_type])[0]
+            batch = [positions, offsets, table, layer]
+            q = ops.inplace_custom(
+                "mili.qk_norm_rope_store",
+                DEVICE,
+                [cache, qkv, q_gamma, k_gamma, rope, *batch, eps],
+                [tensor(types.queries, *like_q.shape)],
+            )[0]
+            either = {"head_dim": 0, "amx": types.amx}
+            attended = ops.inplace_custom("mili.paged_attention", DEVICE, [cache, q, *batch], [like_q.type], either)[0]
+            outputs += [ops.cast(q, FLOAT), attended]
+        return outputs
 
-    gamma, batch = tensor(FLOAT, "head_dim"), [tensor(INT, "T"), tensor(INT, "B_plus_1"), tensor(INT, "B", "P")]
-    inputs = [tensor(FLOAT, "T", "qkv"), gamma, gamma, tensor(FLOAT, "half"), *batch, tensor(INT)]
-    return OpRunner([cache_type(types.cache), *inputs, tensor(FLOAT, "T", "q")], build)
+    inputs: list[object] = [tensor(FLOAT, "head_dim"), tensor(FLOAT, "head_dim"), tensor(FLOAT, "half"), tensor(INT)]
+    for number, types in enumerate(POSSIBLE):
+        rows, requests = f"T{number}", f"B{number}"
+        shape = [f"pages{number}", "layers", 2, "kv_heads", "page_size", f"row{number}"]
+        inputs += [BufferType(types.cache, shape, DEVICE), tensor(FLOAT, rows, "qkv"), tensor(INT, rows)]
+        inputs += [tensor(INT, f"{requests}_plus_1"), tensor(INT, requests, "P"), tensor(FLOAT, rows, "q")]
+    return OpRunner(inputs, build)
+
+
+@pytest.fixture(scope="module")
+def run(every_type: OpRunner, types: Types) -> Run:
+    """Cache, what all types share, and batch of one -> its queries and attention; the others' batches are empty."""
+
+    def one(cache: Buffer, shared: Sequence[np.ndarray], batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+        qkv, positions, offsets, table, like_q = batch
+        nothing = [qkv[:0], positions[:0], offsets[:1], table[:0], like_q[:0]]
+        arguments = [*shared]
+        for other in POSSIBLE:
+            unused = other.empty_cache((1, *cache.shape[1:-1]), len(shared[0]))
+            arguments += [cache, *batch] if other == types else [unused, *nothing]
+        place = 2 * POSSIBLE.index(types)
+        return every_type(*arguments)[place : place + 2]
+
+    return one
 
 
 @dataclass
@@ -115,16 +159,11 @@ class Setup:
         needed = [-(-n // self.page_size) for n in self.lengths]
         shuffled = list(self.rng.permutation(sum(needed) + 2))
         self.pages = [[int(shuffled.pop()) for _ in range(n)] for n in needed]
-        row = self.head_dim + (4 if self.types.cache == INT8 else 0)
-        shape = (sum(needed) + 2, self.layers, 2, self.kv_heads, self.page_size, row)
-        # What no request wrote must never be read: NaN would show, in an int8 cache as a scale.
-        if self.types.cache == INT8:
-            self.cache = Buffer.from_numpy(np.full(shape, -1, np.int8))
-        else:
-            self.cache, _ = to_dtype(np.full(shape, np.nan), self.types.cache)
+        shape = (sum(needed) + 2, self.layers, 2, self.kv_heads, self.page_size)
+        self.cache = self.types.empty_cache(shape, self.head_dim)
         self.qkv[0][-1, -self.head_dim :] = 0
 
-    def step(self, run: OpRunner, parts: list[tuple[int, int, int]], layer: int = 1) -> list[np.ndarray]:
+    def step(self, run: Run, parts: list[tuple[int, int, int]], layer: int = 1) -> list[np.ndarray]:
         """One batch of (request, from position, to position); returns [queries, attention]."""
         qkv = np.concatenate([self.qkv[r][a:b] for r, a, b in parts])
         positions = np.concatenate([np.arange(a, b) for _, a, b in parts]).astype(np.int32)
@@ -133,8 +172,8 @@ class Setup:
         for row, (r, _, _) in zip(table, parts, strict=True):
             row[: len(self.pages[r])] = self.pages[r]
         like_q = np.zeros((len(qkv), self.q_heads * self.head_dim), np.float32)
-        inputs = (qkv, *self.gammas, self.frequencies, positions, offsets, table, np.int32(layer), like_q)
-        return run(self.cache, *(np.asarray(value) for value in inputs))
+        shared = [*self.gammas, self.frequencies, np.asarray(np.int32(layer))]
+        return run(self.cache, shared, [qkv, positions, offsets, table, like_q])
 
     def rows(self) -> np.ndarray:
         """The cache's keys and values as plain rows, float32."""
@@ -179,7 +218,7 @@ CASES = [
 
 @pytest.mark.parametrize(("q_heads", "kv_heads", "head_dim", "page_size", "lengths"), CASES)
 def test_whole_prompts(
-    run: OpRunner, types: Types, q_heads: int, kv_heads: int, head_dim: int, page_size: int, lengths: list[int]
+    run: Run, types: Types, q_heads: int, kv_heads: int, head_dim: int, page_size: int, lengths: list[int]
 ) -> None:
     setup = Setup(q_heads, kv_heads, head_dim, page_size, lengths, types)
     queries, attended = setup.step(run, [(r, 0, n) for r, n in enumerate(lengths)])
@@ -198,7 +237,7 @@ def test_whole_prompts(
         assert np.isnan(setup.rows()[:, 0]).all(), "a layer other than the one asked for was written"
 
 
-def test_chunks_and_neighbours_change_no_bit(run: OpRunner, types: Types) -> None:
+def test_chunks_and_neighbours_change_no_bit(run: Run, types: Types) -> None:
     lengths = [675, 40, 3]
     whole = Setup(4, 2, 64, 16, lengths, types)
     together = np.split(whole.step(run, [(0, 0, 675), (1, 0, 40), (2, 0, 3)])[1], [675, 715])
@@ -226,14 +265,14 @@ def test_chunks_and_neighbours_change_no_bit(run: OpRunner, types: Types) -> Non
         np.testing.assert_array_equal(np.concatenate(seen[r]), together[r])
 
 
-def test_large_scores_do_not_overflow(run: OpRunner, types: Types) -> None:
+def test_large_scores_do_not_overflow(run: Run, types: Types) -> None:
     setup = Setup(2, 1, 64, 16, [48], types)
     setup.gammas = setup.gammas * 200
     _, attended = setup.step(run, [(0, 0, 48)])
     assert np.isfinite(attended).all()
 
 
-def test_cache_is_written_in_place(run: OpRunner, types: Types) -> None:
+def test_cache_is_written_in_place(run: Run, types: Types) -> None:
     setup = Setup(2, 2, 64, 16, [20], types)
     before: Buffer = setup.cache
     setup.step(run, [(0, 0, 20)], layer=0)
