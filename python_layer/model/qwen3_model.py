@@ -158,8 +158,9 @@ class Qwen3Model:
             raise told from error
         self.weight_bytes = self._weights.nbytes
         """Bytes of the weights in the device's memory."""
-        if self.device.is_gpu:
-            del self._weights  # the GPU has its own
+        if self.device.is_gpu:  # it has its own
+            self._model.release_weights()
+            del self._weights
         else:
             self._weights.settle_after(SETTLE_AFTER_S)
         self.load_times = LoadTimes(
