@@ -1,5 +1,6 @@
-"""The order of the tests' files."""
+"""What all tests share: the order of their files, and a GPU, where there is one."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ LONGEST = [
     "unit/kernels/test_gpu_assembly.py",
 ]
 """What takes a minute or more, most of it to compile what no file beside it needs."""
+
+# MAX takes 90% of a GPU's memory for each process that captures; several run tests at once.
+os.environ.setdefault("MODULAR_DEVICE_CONTEXT_MEMORY_MANAGER_SIZE_PERCENT", "10")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,7 +4,7 @@ A capture has fixed sizes, so batches are filled up to the next power of two of 
 fills them up is one token at position 0 of a page of its own, which nobody reads.
 """
 
-from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,12 @@ from max.driver import Buffer
 from numpy.typing import NDArray
 
 from python_layer.model.batch import RaggedBatch
+from python_layer.model.device_arrays import staged, views
 
 MOST_REQUESTS = 256
 """Larger batches are not captured: their steps take longer than their launches."""
+MOST_ROWS = 512
+"""Rows of logits that captures have together: each keeps its own, of 0.6 MB a row, and what a step needs beside."""
 
 
 @dataclass(frozen=True)
@@ -24,33 +27,36 @@ class Capture:
 
     Attributes:
         key: Its number.
-        inputs: What it reads, in place.
+        arrays: The batch, as :func:`~python_layer.model.device_arrays.staged` lays it out; what it reads, in place.
+        inputs: The cache, and the batch's arrays in ``arrays``.
         logits: What it writes, [requests, vocab_size].
     """
 
     key: int
+    arrays: Buffer
     inputs: list[Buffer]
     logits: Buffer
 
 
 class CapturedDecodes:
-    """Runs batches of decodes on one KV cache; each size is captured when it is first met.
+    """Runs batches of decodes on one KV cache; a size is captured when it is met, and let go when long unused.
 
     Args:
         model: The compiled model, with its weights.
         cache: The KV cache.
         spare_page: A page of it that belongs to no request.
         device: The driver's device.
+        keys: Numbers for captures: those of one compiled model must differ, whichever cache they are for.
     """
 
-    def __init__(self, model: Any, cache: Buffer, spare_page: int, device: Any) -> None:
+    def __init__(self, model: Any, cache: Buffer, spare_page: int, device: Any, keys: Iterator[int]) -> None:
         self._model = model
         self._cache = cache
         self._spare_page = spare_page
         self._device = device
+        self._keys = keys
         self._captures: dict[tuple[int, int], Capture] = {}
-        self._given: deque[list[Buffer]] = deque(maxlen=2)
-        """The last steps' arrays, of which one may run and one wait: the driver may still be copying them."""
+        """By their sizes, the last used one last."""
 
     def step(self, batch: RaggedBatch, token_ids: Buffer | None = None) -> Buffer:
         """Runs a batch that :func:`is_decode` and that was checked.
@@ -64,20 +70,31 @@ class CapturedDecodes:
         """
         requests, pages = batch.page_table.shape
         size = (power_of_two_from(requests), power_of_two_from(pages))
-        arrays = [Buffer.from_numpy(array) for array in filled_up(batch, *size, self._spare_page)]
-        if size not in self._captures:
-            inputs = [self._cache, *(array.to(self._device) for array in arrays)]
-            key = len(self._captures)
+        arrays = filled_up(batch, *size, self._spare_page)
+        block = staged(arrays, self._device)
+        capture = self._captures.pop(size, None)
+        if capture is None:
+            self._make_room(size[0])
+            there = Buffer(block.dtype, block.shape, self._device)
+            there.inplace_copy_from(block)
+            inputs, key = [self._cache, *views(there, arrays)], next(self._keys)
             (logits,) = self._model.capture(key, *inputs)
-            self._captures[size] = Capture(key, inputs, logits)
-        capture = self._captures[size]
-        self._given.append(arrays)
-        for target, source in zip(capture.inputs[1:], arrays, strict=True):
-            target.inplace_copy_from(source)
+            capture = Capture(key, there, inputs, logits)
+        else:
+            capture.arrays.inplace_copy_from(block)
+        self._captures[size] = capture
         if token_ids is not None:
             capture.inputs[1][:requests].inplace_copy_from(token_ids)
         self._model.replay(capture.key, *capture.inputs)
         return capture.logits[:requests, :]
+
+    def _make_room(self, rows: int) -> None:
+        """Lets the longest unused captures go until there are at most MOST_ROWS rows of logits with these."""
+        kept = sum(requests for requests, _ in self._captures)
+        while self._captures and kept + rows > MOST_ROWS:
+            oldest = next(iter(self._captures))
+            self._model.release_captured_graph(self._captures.pop(oldest).key)
+            kept -= oldest[0]
 
 
 def is_decode(batch: RaggedBatch) -> bool:

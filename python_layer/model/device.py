@@ -1,6 +1,8 @@
 """Where a model runs: the CPU, or an NVIDIA GPU that MAX finds here or compiles for from afar."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -8,10 +10,13 @@ from typing import Any
 from max.driver import CPU, Accelerator, accelerator_api, accelerator_count
 from max.graph import DeviceRef
 
+from python_layer.model.gpu_linear import compute_capability
 from python_layer.utils.errors import ConfigError, DeviceError, MiliError
 
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90a")
 """What graphs can be compiled for without such a GPU: Ampere, Ada and Hopper."""
+OLDEST = 80
+"""Least compute capability, times ten."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,19 @@ class ComputeDevice:
             doing: What was to be done.
         """
         text = str(error)
-        if self.is_gpu and re.search(r"out of memory|OUT_OF_MEMORY|failed to allocate|exceeded", text, re.IGNORECASE):
+        if self.is_gpu and re.search(r"out of memory|OUT_OF_MEMORY|cannot satisfy allocation", text, re.IGNORECASE):
             return ConfigError(f"{self.name} lacks the memory to {doing}: {text}; a smaller --kv-cache-memory may help")
         return DeviceError(f"{self.name} could not {doing}: {text}")
+
+    @contextmanager
+    def explaining(self, doing: str) -> Iterator[None]:
+        """What MAX raises within it on a GPU becomes what :meth:`failure` says."""
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            if not self.is_gpu:
+                raise
+            raise self.failure(error, doing) from error
 
 
 @cache
@@ -83,17 +98,22 @@ def resolve_device(text: str) -> ComputeDevice:
     """The device that ``--device`` names.
 
     Args:
-        text: cpu, gpu (the first one), gpu:N, or auto: the first GPU if there is one, else the CPU.
+        text: cpu, gpu (the first one), gpu:N, or auto: the first GPU if there is one that can be used, else the CPU.
 
     Raises:
-        ConfigError: It is none of these, or there is no such GPU; says what was found.
+        ConfigError: It is none of these, or there is no such GPU that can be used; says what was found.
     """
     if not re.fullmatch(r"cpu|auto|gpu(:\d+)?", text):
         raise ConfigError(f"device is {text!r}; supported are cpu, gpu, gpu:N and auto")
     if text == "cpu":
         return CPU_DEVICE
     count = accelerator_count()
-    api = accelerator_api() if count else "none"
+    try:
+        api = accelerator_api() if count else "none"
+    except (RuntimeError, ValueError) as error:  # such as a driver that is too old
+        if text == "auto":
+            return CPU_DEVICE
+        raise ConfigError(f"device is {text}, but MAX can't use it: {error}") from error
     if text == "auto" and (count == 0 or api != "cuda"):
         return CPU_DEVICE
     if count == 0:
@@ -106,7 +126,12 @@ def resolve_device(text: str) -> ComputeDevice:
     index = int(text.partition(":")[2] or 0)
     if index >= count:
         raise ConfigError(f"device is {text}, but there are {count} GPUs here, gpu:0 to gpu:{count - 1}")
-    return ComputeDevice(index, _accelerator(index).architecture_name)
+    architecture = _accelerator(index).architecture_name
+    if compute_capability(architecture) < OLDEST:
+        if text == "auto":
+            return CPU_DEVICE
+        raise ConfigError(f"device is {text}, a GPU of {architecture}; the kernels need sm_{OLDEST} or later")
+    return ComputeDevice(index, architecture)
 
 
 def parse_target(text: str) -> ComputeDevice:

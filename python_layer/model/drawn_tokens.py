@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from python_layer.model.compile_cache import CompiledGraphs
 from python_layer.model.device import ComputeDevice
+from python_layer.model.device_arrays import on_device
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,5 @@ class TokenGatherer:
 
     def token_ids(self, given: NDArray[np.int32], drawn: DrawnTokens) -> Buffer:
         """The token ids [T] of a batch, on the device; ``given`` has those that are not drawn."""
-        given, rows = (Buffer.from_numpy(array).to(self._device) for array in (given, drawn.rows))
-        (token_ids,) = self._model.execute(given, rows, drawn.tokens)
+        (token_ids,) = self._model.execute(*on_device([given, drawn.rows], self._device), drawn.tokens)
         return token_ids

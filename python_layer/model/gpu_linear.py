@@ -52,5 +52,10 @@ def multiplies_float8(architecture: str) -> bool:
 
     sm_89 could, but MAX writes its PTX in version 8.1, and these products came with version 8.4.
     """
+    return compute_capability(architecture) >= FLOAT8_SINCE
+
+
+def compute_capability(architecture: str) -> int:
+    """That of a GPU such as sm_90a, times ten; 0 where the name tells none."""
     found = re.search(r"\d+", architecture)
-    return found is not None and int(found[0]) >= FLOAT8_SINCE
+    return int(found[0]) if found else 0

@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from max.driver import Buffer
 
-from python_layer.model.batch import RaggedBatch
+from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.captured import is_decode
 from python_layer.model.config import Qwen3Config
 from python_layer.model.drawn_tokens import DrawnTokens
 from python_layer.model.pages import make_pages
 from python_layer.model.qwen3_model import Qwen3Model
 from python_layer.model.sampler import Drawn, SamplingRow
+from python_layer.model.sampling import SamplingParams
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class PagedModel:
         self._pages = make_pages(model.layout, model.device, pages + spare, swap_slots)
         self._gatherer = model.token_gatherer() if overlap else None
         self._decodes = model.captured_decodes(self.cache, spare_page=pages) if spare else None
+        if spare:
+            self._warm_up(RaggedBatch.of([RequestRows([0], start=0, pages=[pages])]))
 
     @property
     def config(self) -> Qwen3Config:
@@ -64,23 +68,33 @@ class PagedModel:
             What :meth:`draw` takes, before any page is copied: of a GPU logits on the device, which it may not have
             computed yet, for it does what it is asked for in order, and copies of pages too.
         """
-        token_ids = None
-        if drawn is not None:
-            if self._gatherer is None:
-                raise ValueError("the model was made without overlap, so it takes no tokens from the step before")
-            token_ids = self._gatherer.token_ids(batch.token_ids, drawn)
-        if self._decodes is None:
-            return NotedStep(batch, token_ids)
-        if is_decode(batch):
-            self._model.check(batch, self.cache)
-            return self._decodes.step(batch, token_ids)
-        return self._model.step(batch, self.cache, token_ids)
+        if drawn is not None and self._gatherer is None:
+            raise ValueError("the model was made without overlap, so it takes no tokens from the step before")
+        with self._model.device.explaining(f"compute a step of {len(batch.token_ids)} tokens"):
+            token_ids = self._gatherer.token_ids(batch.token_ids, drawn) if self._gatherer and drawn else None
+            if self._decodes is None:
+                return NotedStep(batch, token_ids)
+            if is_decode(batch):
+                self._model.check(batch, self.cache)
+                return self._decodes.step(batch, token_ids)
+            return self._model.step(batch, self.cache, token_ids)
 
     def draw(self, step: Buffer | NotedStep, rows: list[SamplingRow]) -> Drawn:
         """Draws a token from each row of what :meth:`forward` gave; what was drawn before must have been read."""
         if isinstance(step, NotedStep):
             return self._model.drawn_step(step.batch, self.cache, rows, step.token_ids)
-        return self._model.draw(step, rows)
+        with self._model.device.explaining(f"draw {len(rows)} tokens"):
+            return self._model.draw(step, rows)
+
+    def _warm_up(self, batch: RaggedBatch) -> None:
+        """Does what takes long when it is done first: MAX then maps all of a GPU's memory that it manages, so as to
+        capture, takes page-locked memory, and loads kernels.
+        """
+        drawn = self.draw(self.forward(batch), [SamplingRow(SamplingParams(), seed=0, index=0)])
+        if self._gatherer is not None:
+            assert drawn.tokens is not None
+            self.forward(batch, DrawnTokens(drawn.tokens, np.zeros(1, np.int32)))
+        drawn.read()
 
     def copy_page(self, source: int, target: int) -> None:
         """Copies a page, every layer of it."""

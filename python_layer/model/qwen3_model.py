@@ -1,5 +1,6 @@
 """A Qwen3 model that is compiled, has its weights, and runs."""
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -145,6 +146,7 @@ class Qwen3Model:
         self._weights = weight_loader.load(specs, self.dtype, unused=unused)
         loaded_at = time.perf_counter()
         session = InferenceSession(devices=[self.device.open()])
+        self._capture_keys = itertools.count()
         try:
             self._model = session.init(executable, weights_registry=_registry(self._weights))
             self._runner = StepRunner(self._model, self.device, config.vocab_size, drawing)
@@ -158,8 +160,9 @@ class Qwen3Model:
             raise told from error
         self.weight_bytes = self._weights.nbytes
         """Bytes of the weights in the device's memory."""
-        if self.device.is_gpu:
-            del self._weights  # the GPU has its own
+        if self.device.is_gpu:  # it has its own
+            self._model.release_weights()
+            del self._weights
         else:
             self._weights.settle_after(SETTLE_AFTER_S)
         self.load_times = LoadTimes(
@@ -266,7 +269,7 @@ class Qwen3Model:
 
     def captured_decodes(self, cache: Buffer, spare_page: int) -> CapturedDecodes:
         """The model's decodes on a GPU's KV cache, as graphs of the driver; ``spare_page`` belongs to no request."""
-        return CapturedDecodes(self._model, cache, spare_page, self.device.open())
+        return CapturedDecodes(self._model, cache, spare_page, self.device.open(), self._capture_keys)
 
     def generate(
         self,

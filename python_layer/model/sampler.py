@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from python_layer.model.compile_cache import CompiledGraphs
 from python_layer.model.device import CPU_DEVICE, ComputeDevice
+from python_layer.model.device_arrays import on_device
 from python_layer.model.host_copies import Copying, HostCopies
 from python_layer.model.sample_graph import SampleGraph
 from python_layer.model.sampling import SamplingParams, uniform_draw
@@ -97,7 +98,7 @@ class Sampler:
             return Drawn((), 0, None, None)
         source = Buffer.from_numpy(logits) if isinstance(logits, np.ndarray) else logits
         vocab = source.shape[1]
-        inputs = (Buffer.from_numpy(array).to(self._device) for array in sampler_inputs(rows, vocab))
+        inputs = on_device(sampler_inputs(rows, vocab), self._device)
         outputs = self._model.execute(source.to(self._device), *inputs)
         return Drawn.of(rows, vocab, outputs, self._copies)
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from max.driver import Buffer
 
 from python_layer.model.batch import RaggedBatch
 from python_layer.model.device import ComputeDevice
+from python_layer.model.device_arrays import on_device
 from python_layer.model.host_copies import HostCopies
 from python_layer.model.sampler import Drawn, Sampler, SamplingRow, sampler_inputs
 
@@ -53,6 +53,6 @@ class StepRunner:
     ) -> list[Buffer]:
         arrays = [batch.token_ids, batch.positions, batch.row_offsets, batch.page_table, batch.logit_rows]
         drawing = sampler_inputs(rows, self._vocab) if self._sampler is None else ()
-        ids, *inputs = (Buffer.from_numpy(np.ascontiguousarray(a)).to(self._device) for a in (*arrays, *drawing))
+        ids, *inputs = on_device([*arrays, *drawing], self._device)
         outputs: list[Buffer] = self._compiled.execute(cache, ids if token_ids is None else token_ids, *inputs)
         return outputs

@@ -14,9 +14,11 @@ driver). --device cpu --small runs all of it on tiny sizes, for a look at whethe
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from python_layer.model.compile_cache import CompileCache
@@ -26,7 +28,7 @@ from python_layer.model.kernels import default_cache_dir
 from python_layer.utils.errors import MiliError
 from tests.performance.gpu import kernels, models
 from tests.performance.gpu.contest import OURS, Case, Outcome, contest, reason
-from tests.performance.gpu.models import Lengths
+from tests.performance.gpu.models import MAX_SHARE, Lengths
 from tests.performance.gpu.place import Place
 from tests.performance.gpu.report import case_lines, plot, text
 from tests.performance.gpu.result import Result
@@ -148,6 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.from_json:
             result = Result.of_json(json.loads(options.from_json.read_text(encoding="utf-8")))
         else:
+            if find_spec("torch"):
+                os.environ.setdefault(MAX_SHARE, "50")
             result = measure(options, resolve_device(options.device))
     except (MiliError, OSError) as error:
         print(f"benchmark_gpu: error: {error}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Devices, captured batches and compiled folders: what of them needs no GPU."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 from max.driver import CPU, Buffer, accelerator_count
 from max.dtype import DType
 
+from python_layer.model import captured
 from python_layer.model import device as devices
 from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.captured import CapturedDecodes, filled_up, is_decode, power_of_two_from
@@ -17,6 +18,7 @@ from python_layer.model.compile_cache import GRAPH_PARTS, CompileCache, graph_co
 from python_layer.model.compiled_folder import MANIFEST, CompiledFolder
 from python_layer.model.config import Qwen3Config
 from python_layer.model.device import CPU_DEVICE, ComputeDevice, parse_target, resolve_device
+from python_layer.model.device_arrays import on_device, staged, views
 from python_layer.model.drawn_tokens import DrawnTokens
 from python_layer.model.graph_choice import model_graph
 from python_layer.model.host_copies import HostCopies
@@ -41,6 +43,33 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
     for text in ("gpu", "gpu:3"):
         with pytest.raises(ConfigError, match=f"device is {text}, but MAX finds no GPU .* --device cpu"):
             resolve_device(text)
+
+
+@dataclass
+class Found:
+    """A GPU that is found here."""
+
+    architecture_name: str
+
+
+def test_a_gpu_that_is_too_old_or_whose_driver_is_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise ValueError("failed to create device: Your current NVIDIA GPU driver version is not supported.")
+
+    monkeypatch.setattr(devices, "accelerator_count", lambda: 1)
+    monkeypatch.setattr(devices, "accelerator_api", fail)
+    with pytest.raises(ConfigError, match=r"device is gpu, but MAX can't use it: .* is not supported"):
+        resolve_device("gpu")
+    assert resolve_device("auto") == CPU_DEVICE
+    monkeypatch.setattr(devices, "accelerator_api", lambda: "cuda")
+    for name in ("sm_75", "sm_86"):
+        monkeypatch.setattr(devices, "_accelerator", lambda _, name=name: Found(name))
+        if name == "sm_86":
+            assert resolve_device("gpu:0") == ComputeDevice(0, name)
+        else:
+            with pytest.raises(ConfigError, match="a GPU of sm_75; the kernels need sm_80 or later"):
+                resolve_device("gpu")
+            assert resolve_device("auto") == CPU_DEVICE
 
 
 def test_gpus_are_counted_and_must_be_nvidias(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +114,13 @@ def test_errors_of_a_gpu_say_what_was_not_possible() -> None:
     lack = gpu.failure(RuntimeError("CUDA_ERROR_OUT_OF_MEMORY (out of memory)"), "hold a KV cache of 3 GiB")
     assert isinstance(lack, ConfigError) and "gpu:0 lacks the memory to hold a KV cache of 3 GiB" in str(lack)
     assert isinstance(gpu.failure(RuntimeError("illegal address"), "run a step"), DeviceError)
+    kernel = (
+        'An error occurred in kernel entry point named "x":\nAt y: Memory manager cannot satisfy allocation (avoidable)'
+    )
+    with pytest.raises(ConfigError, match="lacks the memory to run a step"), gpu.explaining("run a step"):
+        raise ValueError(kernel)
+    with pytest.raises(ValueError, match="cannot satisfy"), CPU_DEVICE.explaining("run a step"):
+        raise ValueError(kernel)
 
 
 def test_batches_are_filled_up_with_tokens_of_a_spare_page() -> None:
@@ -128,6 +164,13 @@ class Replayed:
     def replay(self, key: int, *inputs: Buffer) -> None:
         self._logits[key].to_numpy()[:] = self._execute(*inputs).to_numpy()
 
+    def release_captured_graph(self, key: int) -> None:
+        del self._logits[key]
+
+    @property
+    def rows(self) -> list[int]:
+        return [logits.shape[0] for logits in self._logits.values()]
+
     def _execute(self, *inputs: Buffer) -> Buffer:
         return self._model.execute(*inputs, *self._no_draws)[0]
 
@@ -141,15 +184,44 @@ def test_captured_decodes_give_the_logits_of_the_model(model: Qwen3Model) -> Non
     cache = model.allocate_cache(9)
     prompts, pages = [[5, 9, 3], [7] * 20, [1], [2, 4]], [[0], [1, 2], [3], [4]]
     model.forward(RaggedBatch.of([RequestRows(p, 0, own) for p, own in zip(prompts, pages, strict=True)]), cache)
-    captured = CapturedDecodes(Replayed(model), cache, spare_page=8, device=CPU())
+    decodes = CapturedDecodes(Replayed(model), cache, spare_page=8, device=CPU())
     for count in (4, 3, 1, 3):  # 4 and 3 are one capture
         rows = [RequestRows([11], len(p), own) for p, own in zip(prompts[:count], pages, strict=False)]
         batch = RaggedBatch.of(rows)
         expected = model.forward(batch, cache)
-        np.testing.assert_array_equal(captured.step(batch).to_numpy(), expected)
+        np.testing.assert_array_equal(decodes.step(batch).to_numpy(), expected)
         unknown = replace(batch, token_ids=np.zeros_like(batch.token_ids))
         on_device = Buffer.from_numpy(batch.token_ids)
-        np.testing.assert_array_equal(captured.step(unknown, on_device).to_numpy(), expected)
+        np.testing.assert_array_equal(decodes.step(unknown, on_device).to_numpy(), expected)
+
+
+def test_captures_have_their_own_numbers_and_the_longest_unused_ones_are_let_go(
+    model: Qwen3Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captured, "MOST_ROWS", 6)
+    replayed, cache = Replayed(model), model.allocate_cache(2)
+    first, second = (CapturedDecodes(replayed, cache, spare_page=1, device=CPU()) for _ in range(2))
+    for decodes, count, rows in (
+        (first, 4, [4]), (first, 1, [4, 1]), (second, 1, [4, 1, 1]), (first, 4, [4, 1, 1]), (first, 2, [4, 1, 2]),
+        (first, 1, [1, 2, 1]),
+    ):  # fmt: skip
+        decodes.step(RaggedBatch.of([RequestRows([11], 0, [0])] * count))
+        assert replayed.rows == rows
+
+
+def test_arrays_go_to_a_device_together() -> None:
+    rng = np.random.default_rng(0)
+    arrays = [
+        rng.random((3, 5)).astype(np.float32),
+        np.zeros(0, np.int32),
+        rng.random(70),
+        np.arange(4, dtype=np.uint32),
+    ]
+    block = staged(arrays, CPU())
+    assert block.shape == (256 + 0 + 768 + 256,)
+    for found in (views(block, arrays), on_device(arrays, CPU())):
+        for buffer, array in zip(found, arrays, strict=True):
+            np.testing.assert_array_equal(buffer.to_numpy(), array)
 
 
 def test_a_step_draws_what_the_sampler_draws_from_its_logits(model: Qwen3Model) -> None:

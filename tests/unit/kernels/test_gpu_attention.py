@@ -39,7 +39,11 @@ class OnGPU:
             batch = [positions, offsets, table, layer]
             norm = [qkv, q_gamma, k_gamma, rope, *batch, ops.constant(EPS, DType.float32, DeviceRef.CPU())]
             q = ops.inplace_custom("mili.qk_norm_rope_store", gpu, [cache.buffer, *norm], [like.type])[0].tensor
-            return [q, ops.inplace_custom("mili.paged_attention", gpu, [cache.buffer, q, *batch], [like.type])[0]]
+            either = {"head_dim": 0}
+            return [
+                q,
+                ops.inplace_custom("mili.paged_attention", gpu, [cache.buffer, q, *batch], [like.type], either)[0],
+            ]
 
         bfloat, gamma = DType.bfloat16, tensor(DType.float32, "head_dim")
         batch = [tensor(DType.int32, "T"), tensor(DType.int32, "B_plus_1"), tensor(DType.int32, "B", "P")]
