@@ -1,5 +1,6 @@
 """Devices, captured batches and compiled folders: what of them needs no GPU."""
 
+import itertools
 import json
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -184,7 +185,7 @@ def test_captured_decodes_give_the_logits_of_the_model(model: Qwen3Model) -> Non
     cache = model.allocate_cache(9)
     prompts, pages = [[5, 9, 3], [7] * 20, [1], [2, 4]], [[0], [1, 2], [3], [4]]
     model.forward(RaggedBatch.of([RequestRows(p, 0, own) for p, own in zip(prompts, pages, strict=True)]), cache)
-    decodes = CapturedDecodes(Replayed(model), cache, spare_page=8, device=CPU())
+    decodes = CapturedDecodes(Replayed(model), cache, spare_page=8, device=CPU(), keys=itertools.count())
     for count in (4, 3, 1, 3):  # 4 and 3 are one capture
         rows = [RequestRows([11], len(p), own) for p, own in zip(prompts[:count], pages, strict=False)]
         batch = RaggedBatch.of(rows)
@@ -200,7 +201,8 @@ def test_captures_have_their_own_numbers_and_the_longest_unused_ones_are_let_go(
 ) -> None:
     monkeypatch.setattr(captured, "MOST_ROWS", 6)
     replayed, cache = Replayed(model), model.allocate_cache(2)
-    first, second = (CapturedDecodes(replayed, cache, spare_page=1, device=CPU()) for _ in range(2))
+    keys = itertools.count()
+    first, second = (CapturedDecodes(replayed, cache, spare_page=1, device=CPU(), keys=keys) for _ in range(2))
     for decodes, count, rows in (
         (first, 4, [4]), (first, 1, [4, 1]), (second, 1, [4, 1, 1]), (first, 4, [4, 1, 1]), (first, 2, [4, 1, 2]),
         (first, 1, [1, 2, 1]),
