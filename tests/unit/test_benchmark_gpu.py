@@ -83,6 +83,13 @@ def test_contenders_take_turns_and_failures_are_named() -> None:
     assert (found.name, found.bound, found.work, found.tokens) == ("case", "copy", 7.0, 3)
 
 
+def test_results_beside_nothing_but_zeros_differ() -> None:
+    both = {name: Contender(lambda: 1.0, lambda name=name: np.float32([0, name])) for name in (0, 1)}
+    assert math.isnan(
+        contest(Case("case", "", 0, {f"{n}": lambda c=c: c for n, c in both.items()}), 1).differences["1"]
+    )
+
+
 def test_what_is_shared_is_made_once_or_fails_once() -> None:
     made: list[int] = []
 

@@ -1,5 +1,6 @@
 """Several systems doing the same work in turn: how long each takes, and whether they compute the same."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -137,7 +138,7 @@ def compare(contenders: Mapping[str, Contender], missing: dict[str, str]) -> dic
     if len(results) < 2:
         return {}
     (_, first), *others = results.items()
-    largest = float(np.abs(first).max())
+    largest = float(np.abs(first).max()) or math.nan  # a first one of nothing but zeros says nothing
     return {name: float(np.abs(result - first).max()) / largest for name, result in others}
 
 
