@@ -22,7 +22,7 @@ export MODEL HOST PORT PROMPT REFERENCE CANDIDATE
 MODEL_FLAG = $${MODEL:+--model "$$MODEL"}
 
 .PHONY: help setup build serve generate chat test test-isas test-neon lint bench bench-peers quality load-test fuzz flood
-.PHONY: gpu-compile bench-gpu screenshots clean
+.PHONY: gpu-compile gpu-host bench-gpu screenshots clean
 .PHONY: train-setup train-tokenizer train-data train evaluate
 
 help: ## Show the tasks
@@ -89,6 +89,9 @@ bench-peers: build ## MILI beside llama.cpp, OpenVINO and transformers, which it
 
 gpu-compile: build ## Compile kernels and whole models for GPUs that are not here, and check the assembly (long)
 	@$(BIN)/python -m tests.ptx.check --shape tiny 0.6B 8B
+
+gpu-host: build ## What the GPU's host side asks of a driver, on a pretended one (needs cc)
+	@$(BIN)/python -m tests.driver
 
 bench-gpu: build ## MILI on a GPU beside torch, transformers and MAX's ops (MODEL=, BENCH_GPU="--only ... --json ...")
 	@$(BIN)/python -m tests.performance.benchmark_gpu $${MODEL:+--models "$$MODEL"} $(BENCH_GPU)
