@@ -31,6 +31,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t used;           // bytes of the GPU's memory
 static Stream capturing;        // the stream that is captured
 static uint64_t nodes;          // launches and copies of that capture so far
+static int the_context;         // there is only one; its address is what callers get
 static __thread void *context;  // the thread's current one
 
 // ---- Log
@@ -110,10 +111,10 @@ Result cuDeviceGetAttribute(int *value, int attribute, int device) {
 
 Result cuDeviceGetGraphMemAttribute(int device, int attribute, uint64_t *bytes) { return *bytes = 0, SUCCESS; }
 
-Result cuDevicePrimaryCtxRetain(void **made, int device) { return *made = &context, SUCCESS; }
+Result cuDevicePrimaryCtxRetain(void **made, int device) { return *made = &the_context, SUCCESS; }
 Result cuCtxGetCurrent(void **current) { return *current = context, SUCCESS; }
 Result cuCtxSetCurrent(void *given) { return context = given, SUCCESS; }
-Result cuCtxPushCurrent(void *given) { return context = given, SUCCESS; }  // there is only one
+Result cuCtxPushCurrent(void *given) { return context = given, SUCCESS; }
 Result cuCtxPopCurrent(void **current) {
     if (current) *current = context;
     return SUCCESS;
@@ -344,7 +345,7 @@ Result cuGraphLaunch(const uint64_t *executable, Stream stream) {
 // ---- NVML, which is asked before there is a context
 
 Result nvmlDeviceGetCount_v2(unsigned *count) { return *count = 1, SUCCESS; }
-Result nvmlDeviceGetHandleByIndex(unsigned number, void **device) { return *device = &context, SUCCESS; }
+Result nvmlDeviceGetHandleByIndex(unsigned number, void **device) { return *device = &the_context, SUCCESS; }
 Result nvmlDeviceGetName(void *device, char *name, unsigned size) { return cuDeviceGetName(name, size, 0); }
 Result nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
     return *major = 9, *minor = 0, SUCCESS;

@@ -9,7 +9,7 @@ import jsonschema
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = {"setup", "serve", "generate", "chat", "test", "lint", "bench", "build"}
-# Tasks that need much time, a browser or an emulator, which only the Makefile has.
+# Tasks that need much time, a browser, a C compiler or an emulator, which only the Makefile has.
 LONG = {
     "quality",
     "test-isas",
@@ -19,6 +19,7 @@ LONG = {
     "fuzz",
     "flood",
     "gpu-compile",
+    "gpu-host",
     "bench-gpu",
     "screenshots",
     "train-setup",
