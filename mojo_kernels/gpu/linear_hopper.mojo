@@ -11,18 +11,18 @@ there; on Hopper the bits of both are therefore the same (see `linear_products.m
 """
 
 from max.gpu import MAX_THREADS_PER_BLOCK_METADATA, lane_id, thread_idx
-from max.gpu.memory import AddressSpace, async_copy, async_copy_wait_all, external_memory
+from max.gpu.memory import AddressSpace, external_memory
 from max.gpu.sync import barrier, syncwarp
 from std.math import ceildiv, fma
 from std.utils import StaticTuple
 
-from .async_barrier import arrive_when_copied, give_registers, show_to_async, take_registers
+from .async_barrier import give_registers, show_to_async, take_registers
 from .block import GpuRead, GpuWrite
 from .linear_output import store_pairs, tile_place
-from .linear_products import BFLOAT, FLOAT8, SCALED_OUTPUTS, x_bytes
+from .linear_products import BFLOAT, FLOAT8, x_bytes
 from .mma import SharedTile
 from .ring import Ring
-from .step_copies import STEP, Source, copy_scales, step_words
+from .step_copies import STEP, produce_steps, step_words
 from .wgmma import GROUP, GROUP_ROWS, add_rows_products
 
 comptime PRODUCER_REGISTERS = 40
@@ -129,21 +129,18 @@ def hopper_linear_kernel[
     if thread_idx.x >= shape.consumers * GROUP:
         comptime if shape.consumers > 1:
             give_registers[PRODUCER_REGISTERS]()
-        var row, output = Int(kept[unsafe_offset=0]), Int(kept[unsafe_offset=1])
-        var words = Int(column_count) * x_bytes[format]() // 2
-        var of_x = Source[shape.rows()].of(x, row, rows, words)
-        var of_w = Source[shape.outputs].of(w, output, outputs, words)
-        for step in range(steps):
-            ring.wait_until_empty()
-            of_x.copy_step(ring.current())
-            of_w.copy_step(ring.current().unsafe_offset(shape.rows() * STEP))
-            comptime if format == FLOAT8:
-                copy_scales[shape.rows(), shape.outputs](
-                    ring.current(), x_scales, w_scales, row, output, rows, outputs, Int(steps), Int(step)
-                )
-            arrive_when_copied(ring.came())
-            ring.advance()
-        async_copy_wait_all()  # nobody leaves while its copies are under way
+        produce_steps[shape.rows(), shape.outputs, format == FLOAT8](
+            ring,
+            x,
+            w,
+            x_scales,
+            w_scales,
+            Int(kept[unsafe_offset=0]),
+            Int(kept[unsafe_offset=1]),
+            rows,
+            outputs,
+            Int(column_count) * x_bytes[format]() // 2,
+        )
         return
     comptime if shape.consumers > 1:
         take_registers[CONSUMER_REGISTERS]()

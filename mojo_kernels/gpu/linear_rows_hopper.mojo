@@ -11,18 +11,18 @@ x; the others are zeros.
 
 from max.gpu import block_idx, lane_id, thread_idx
 from max.gpu.compute.mma import ld_matrix
-from max.gpu.memory import AddressSpace, async_copy_wait_all, external_memory
+from max.gpu.memory import AddressSpace, external_memory
 from max.gpu.sync import barrier, syncwarp
 from std.math import ceildiv, fma
 from std.memory import bitcast, stack_allocation
 
-from .async_barrier import arrive_when_copied, meet, show_to_async
+from .async_barrier import meet, show_to_async
 from .block import GpuRead, GpuWrite
 from .linear_products import SCALED_COLUMNS, SCALED_OUTPUTS
 from .linear_rows import ROWS, place_of
 from .mma import SharedTile, swizzled
 from .ring import Ring
-from .step_copies import STEP, Source, copy_scales, step_words
+from .step_copies import STEP, produce_steps, step_words
 from .wgmma import FEW_OUTPUTS, GROUP, few_rows_products
 
 comptime CONSUMERS = 2
@@ -96,18 +96,9 @@ def hopper_linear_rows_kernel[
         ring.init(GROUP, 4)
     barrier()
     if thread_idx.x >= ADDERS:
-        var of_x = Source[ROWS].of(x, 0, rows, Int(column_count) // 2)
-        var of_w = Source[FEW_OUTPUTS].of(w, first, outputs, Int(column_count) // 2)
-        for number in range(groups):
-            ring.wait_until_empty()
-            of_x.copy_step(ring.current())
-            of_w.copy_step(ring.current().unsafe_offset(ROWS * STEP))
-            copy_scales[ROWS, FEW_OUTPUTS](
-                ring.current(), x_scales, w_scales, 0, first, rows, outputs, Int(groups), Int(number)
-            )
-            arrive_when_copied(ring.came())
-            ring.advance()
-        async_copy_wait_all()  # nobody leaves while its copies are under way
+        produce_steps[ROWS, FEW_OUTPUTS, True](
+            ring, x, w, x_scales, w_scales, 0, first, rows, outputs, Int(column_count) // 2
+        )
         return
     var warpgroup = thread_idx.x // GROUP
     var thread = thread_idx.x % GROUP

@@ -5,13 +5,15 @@ tile of x comes first, then that of w, then, of e4m3, the scales of x's rows and
 """
 
 from max.gpu import thread_idx
-from max.gpu.memory import AddressSpace, async_copy
+from max.gpu.memory import AddressSpace, async_copy, async_copy_wait_all
 from std.math import ceildiv
 
 from ..utils.types import ReadPtr
+from .async_barrier import arrive_when_copied
 from .block import GpuRead
 from .linear_products import CHUNK, SCALED_OUTPUTS
 from .mma import SharedTile, swizzled
+from .ring import Ring
 from .wgmma import GROUP
 
 comptime STEP = 64
@@ -101,3 +103,56 @@ def copy_scales[
         async_copy[4](
             source.unsafe_address_space_cast[AddressSpace.GLOBAL](), floats.unsafe_offset(tile_rows + thread)
         )
+
+
+@always_inline
+def produce_steps[
+    stages: Int, size: Int, //, tile_rows: Int, tile_outputs: Int, scaled: Bool
+](
+    ring: Ring[stages, size],
+    x: GpuRead[DType.uint8],
+    w: GpuRead[DType.uint8],
+    x_scales: GpuRead[DType.float32],
+    w_scales: GpuRead[DType.float32],
+    row: Int,
+    output: Int,
+    rows: Int,
+    outputs: Int,
+    words: Int,
+):
+    """Fills a ring with all steps of a tile, by the producer.
+
+    Parameters:
+        stages: Steps of the ring.
+        size: Words of a step, `step_words`.
+        tile_rows: Rows of the tile.
+        tile_outputs: Outputs of the tile.
+        scaled: Whether x and w have scales.
+
+    Args:
+        ring: The ring, at its beginning.
+        x: As in `linear_rows_kernel`, like the others that are not explained.
+        w: Likewise.
+        x_scales: Likewise.
+        w_scales: Likewise.
+        row: First row of the tile.
+        output: First output of the tile.
+        rows: Rows of x.
+        outputs: Rows of w.
+        words: Of a row of either.
+    """
+    var here = ring
+    var of_x = Source[tile_rows].of(x, row, rows, words)
+    var of_w = Source[tile_outputs].of(w, output, outputs, words)
+    var steps = Int32(ceildiv(words, STEP))
+    for step in range(steps):
+        here.wait_until_empty()
+        of_x.copy_step(here.current())
+        of_w.copy_step(here.current().unsafe_offset(tile_rows * STEP))
+        comptime if scaled:
+            copy_scales[tile_rows, tile_outputs](
+                here.current(), x_scales, w_scales, row, output, rows, outputs, Int(steps), Int(step)
+            )
+        arrive_when_copied(here.came())
+        here.advance()
+    async_copy_wait_all()  # nobody leaves while its copies are under way

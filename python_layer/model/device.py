@@ -15,6 +15,8 @@ from python_layer.utils.errors import ConfigError, DeviceError, MiliError
 
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90a")
 """What graphs can be compiled for without such a GPU: Ampere, Ada and Hopper."""
+NO_MEMORY = r"out of memory|OUT_OF_MEMORY|failed to allocate|cannot satisfy allocation|exceeded"
+"""What MAX says where memory does not suffice."""
 OLDEST = 80
 """Least compute capability, times ten."""
 
@@ -71,7 +73,7 @@ class ComputeDevice:
             doing: What was to be done.
         """
         text = str(error)
-        if self.is_gpu and re.search(r"out of memory|OUT_OF_MEMORY|cannot satisfy allocation", text, re.IGNORECASE):
+        if self.is_gpu and re.search(NO_MEMORY, text, re.IGNORECASE):
             return ConfigError(f"{self.name} lacks the memory to {doing}: {text}; a smaller --kv-cache-memory may help")
         return DeviceError(f"{self.name} could not {doing}: {text}")
 
@@ -80,7 +82,7 @@ class ComputeDevice:
         """What MAX raises within it on a GPU becomes what :meth:`failure` says."""
         try:
             yield
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, MemoryError) as error:
             if not self.is_gpu:
                 raise
             raise self.failure(error, doing) from error

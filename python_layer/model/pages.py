@@ -64,10 +64,8 @@ class DevicePages:
 
     def __init__(self, layout: KVCacheLayout, pages: int, swap_slots: int, device: ComputeDevice) -> None:
         _, self._swap = layout.allocate_with_memory(max(1, swap_slots))
-        try:
+        with device.explaining(f"hold a KV cache of {pages * layout.page_bytes / 2**30:.2f} GiB"):
             self.cache = Buffer(layout.dtype, (pages, *layout.page_shape), device.open())
-        except (RuntimeError, ValueError, MemoryError) as error:
-            raise device.failure(error, f"hold a KV cache of {pages * layout.page_bytes / 2**30:.2f} GiB") from error
 
     def copy(self, source: int, target: int) -> None:
         """As in :class:`Pages`."""

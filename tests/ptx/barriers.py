@@ -134,10 +134,6 @@ class BarrierInstructions:
             else:
                 raise NotImplementedError(".".join(instruction.name))
 
-    def acquired(self, barrier: MBarrier) -> None:
-        """Notes that a thread has waited for a barrier's phase, and so sees what its arrivals tell."""
-        raise NotImplementedError
-
     def _mbarrier(self, address: int) -> MBarrier:
         if address not in self.mbarriers:
             raise RuntimeError(f"there is no mbarrier at {address}")

@@ -14,8 +14,6 @@ from python_layer.utils.file_lock import file_lock
 HOLDER = """
 import sys, time
 from pathlib import Path
-
-import pytest
 from python_layer.utils.file_lock import file_lock
 with file_lock(Path(sys.argv[1])):
     print("held", flush=True)
