@@ -68,8 +68,6 @@ struct Layers:
     ) raises:
         require_cpu[target]()
         comptime query_type = DType.bfloat16 if pairs and cache.dtype == DType.bfloat16 else DType.float32
-        comptime parts = 1 if pairs else 0
-        comptime o_parts = 2 if pairs and has_tiles[isa]() else 0
         comptime assert head_dim == 64 or head_dim == 128, "mili.layers: head_dim is 64 or 128"
         var kv = PagedKVCache(cache, 0)
         var slots = RaggedSlots(
@@ -105,16 +103,16 @@ struct Layers:
             untracked(rope.unsafe_ptr()),
             Scratch(untracked(scratch.unsafe_ptr()), sizes),
             vectors,
-            Matrix[isa, qkv.dtype, qkv_bits, qkv_offsets, parts](
+            Matrix[isa, qkv.dtype, qkv_bits, qkv_offsets, pairs](
                 untracked(qkv.unsafe_ptr()), sizes.heads() * head_dim, sizes.hidden, qkv.dim_size(2)
             ),
-            Matrix[isa, o.dtype, o_bits, o_offsets, o_parts](
+            Matrix[isa, o.dtype, o_bits, o_offsets, pairs](
                 untracked(o.unsafe_ptr()), sizes.hidden, sizes.q_size(), o.dim_size(2)
             ),
-            Matrix[isa, gate_up.dtype, gate_up_bits, gate_up_offsets, parts](
+            Matrix[isa, gate_up.dtype, gate_up_bits, gate_up_offsets, pairs](
                 untracked(gate_up.unsafe_ptr()), 2 * inner, sizes.hidden, gate_up.dim_size(2)
             ),
-            Matrix[isa, down.dtype, down_bits, down_offsets, parts](
+            Matrix[isa, down.dtype, down_bits, down_offsets, pairs](
                 untracked(down.unsafe_ptr()), sizes.hidden, inner, down.dim_size(2)
             ),
             kv,

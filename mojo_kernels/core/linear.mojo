@@ -119,7 +119,7 @@ def linear_cpu[
             var next = panel.unsafe_offset(panel_size if p + 1 < end else 0).unsafe_bitcast[UInt8]()
             var outputs = min(PANEL, n_size - n)
             comptime if has_tiles[isa]() and xtype == DType.bfloat16 and wtype == DType.bfloat16:
-                var tiled = TiledRows[1, tiled=False](rebind[ReadPtr[DType.bfloat16]](x), m_size, k_size)
+                var tiled = TiledRows[tiled=False](rebind[ReadPtr[DType.bfloat16]](x), m_size, k_size)
                 tiled_panel(y.unsafe_offset(n), n_size, tiled, rebind[ReadPtr[DType.bfloat16]](panel), outputs, {next})
             else:
                 linear_panel[isa](y.unsafe_offset(n), n_size, rows, panel, outputs, {next})

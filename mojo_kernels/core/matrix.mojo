@@ -73,7 +73,7 @@ trait LinearWeights(TrivialRegisterPassable):
 
 
 @fieldwise_init
-struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: Int](LinearWeights):
+struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds: Bool](LinearWeights):
     """A matrix w of a linear layer y = x @ w.T.
 
     Parameters:
@@ -81,19 +81,18 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, parts: 
         dtype: Type of w; uint8 where it is quantised.
         bits: Of a quantised weight; 16 where w is float16 with a scale for each row, and x is rounded so too.
         offsets: Whether quantised weights have offsets.
-        parts: Where w is bfloat16, the numbers of that type that stand for one of x: 0 where x stays as it is, 1 where
-            it is rounded, and 2, with tiles only, where what rounding leaves is multiplied too.
+        rounds: Whether x is rounded to bfloat16 where w has that type.
     """
 
     comptime quantized = Self.dtype == DType.uint8
     comptime half = Self.bits == 16
-    comptime operand = DType.bfloat16 if Self.parts > 0 and Self.dtype == DType.bfloat16 else DType.float32
+    comptime operand = DType.bfloat16 if Self.rounds and Self.dtype == DType.bfloat16 else DType.float32
     """Type of x where w is not quantised."""
     comptime block = 0 if Self.quantized or Self.half else block_rows[Self.isa, Self.operand]()
     comptime plain = not Self.quantized and not Self.half and Self.operand == DType.float32 and Self.block == 0
     comptime together = HALF_BLOCKS if Self.half else max(Self.block, 1)
     comptime tiled = has_tiles[Self.isa]() and Self.operand == DType.bfloat16
-    comptime Tiled = TiledRows[Self.parts, tiled=True]
+    comptime Tiled = TiledRows[tiled=True]
 
     var data: ReadPtr[Self.dtype]
     var rows: Int

@@ -37,13 +37,12 @@ def check_columns(columns: Int) raises:
 
 
 @fieldwise_init
-struct TiledRows[parts: Int, tiled: Bool](TrivialRegisterPassable):
+struct TiledRows[tiled: Bool](TrivialRegisterPassable):
     """Rows of x[M, K] in bfloat16.
 
     Parameters:
-        parts: Numbers that stand for one of x: 1 is its rounded value, 2 are that and the rest, rounded.
-        tiled: Whether they lie as [M / 16, K / 32, parts, 16, 32], where tiles are found in one piece, and the last
-            block has just the rows that there are; else as [M, K], without parts.
+        tiled: Whether they lie as [M / 16, K / 32, 16, 32], where tiles are found in one piece, and the last block has
+            just the rows that there are; else as [M, K].
     """
 
     var data: ReadPtr[DType.bfloat16]
@@ -56,11 +55,10 @@ struct TiledRows[parts: Int, tiled: Bool](TrivialRegisterPassable):
         return min(TILE_ROWS, self.rows - m)
 
     @always_inline
-    def tile(self, m: Int, k: Int, part: Int) -> ReadPtr[DType.bfloat16]:
-        """A part of the rows from m on, a multiple of 16, at the columns from k on."""
+    def tile(self, m: Int, k: Int) -> ReadPtr[DType.bfloat16]:
+        """The rows from m on, a multiple of 16, at the columns from k on."""
         comptime if Self.tiled:
-            var rows = self.block_rows(m)
-            return self.data.unsafe_offset(Self.parts * (m * self.columns + k * rows) + part * rows * STEP)
+            return self.data.unsafe_offset(m * self.columns + k * self.block_rows(m))
         else:
             return self.data.unsafe_offset(m * self.columns + k)
 
@@ -75,12 +73,8 @@ struct TiledRows[parts: Int, tiled: Bool](TrivialRegisterPassable):
         var m = t - t % TILE_ROWS
         for k in range(0, self.columns, STEP):
             comptime for i in range(0, STEP, WIDTH):
-                var left = x.unsafe_load[width=WIDTH](k + i)
-                comptime for part in range(Self.parts):
-                    var rounded = left.cast[DType.bfloat16]()
-                    var place = self.tile(m, k, part).unsafe_mut_cast[True]()
-                    place.unsafe_store(t % TILE_ROWS * STEP + i, rounded)
-                    left -= rounded.cast[DType.float32]()
+                var rounded = x.unsafe_load[width=WIDTH](k + i).cast[DType.bfloat16]()
+                self.tile(m, k).unsafe_mut_cast[True]().unsafe_store(t % TILE_ROWS * STEP + i, rounded)
 
 
 @always_inline
@@ -110,11 +104,11 @@ def store_sums[
 
 
 def few_rows[
-    parts: Int, tiled: Bool
+    tiled: Bool
 ](
     y: WritePtr[DType.float32],
     y_stride: Int,
-    x: TiledRows[parts, tiled],
+    x: TiledRows[tiled],
     m: Int,
     w: ReadPtr[DType.bfloat16],
     outputs: Int,
@@ -140,23 +134,21 @@ def few_rows[
             fetch_weights(here, STEP_BYTES, next, k // 2)
         else:
             fetch_ahead[PAIRS * STEP_BYTES](here)
-        comptime for part in range(parts):
-            load_tile[4 + part](x.tile(m, k, part), x.stride())
+        load_tile[4](x.tile(m, k), x.stride())
         comptime for v in range(tiles):
             load_tile[6 + v % 2](here.unsafe_offset(v * STEP), STEP_BYTES)
-            comptime for part in range(parts):
-                add_bfloat16[v, 4 + part, 6 + v % 2]()
+            add_bfloat16[v, 4, 6 + v % 2]()
     comptime for v in range(tiles):
         var lane = v * TILE_LANES
         store_sums[v](y.unsafe_offset(lane), y_stride, x.block_rows(m), outputs - lane)
 
 
 def block_of_rows[
-    parts: Int, tiled: Bool
+    tiled: Bool
 ](
     y: WritePtr[DType.float32],
     y_stride: Int,
-    x: TiledRows[parts, tiled],
+    x: TiledRows[tiled],
     m: Int,
     w: ReadPtr[DType.bfloat16],
     outputs: Int,
@@ -190,11 +182,10 @@ def block_of_rows[
             fetch_weights(here, STEP_BYTES // 2, next, k // 2)
         comptime for v in range(2):
             load_tile[6 + v](here.unsafe_offset(v * STEP), STEP_BYTES)
-        comptime for part in range(parts):
-            comptime for r in range(2):
-                load_tile[4 + r](x.tile(m + r * TILE_ROWS, k, part), x.stride())
-                comptime for v in range(2):
-                    add_bfloat16[2 * r + v, 4 + r, 6 + v]()
+        comptime for r in range(2):
+            load_tile[4 + r](x.tile(m + r * TILE_ROWS, k), x.stride())
+            comptime for v in range(2):
+                add_bfloat16[2 * r + v, 4 + r, 6 + v]()
     comptime for t in range(4):
         var row = m + t // 2 * TILE_ROWS
         var lane = t % 2 * TILE_LANES
@@ -202,11 +193,11 @@ def block_of_rows[
 
 
 def tiled_panel[
-    parts: Int, tiled: Bool
+    tiled: Bool
 ](
     y: WritePtr[DType.float32],
     y_stride: Int,
-    x: TiledRows[parts, tiled],
+    x: TiledRows[tiled],
     w: ReadPtr[DType.bfloat16],
     outputs: Int,
     next: NextWeights,
@@ -214,8 +205,7 @@ def tiled_panel[
     """All rows of x against a panel.
 
     Parameters:
-        parts: Of x, see `TiledRows`.
-        tiled: Likewise.
+        tiled: How x lies, see `TiledRows`.
 
     Args:
         y: First output of the panel; row r begins at `y + r * y_stride`.

@@ -1,6 +1,6 @@
 """mili.layers against its parts, each of which has tests of its own, one op after the other: the same bits."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -124,9 +124,7 @@ def layer_by_parts(
         return make(f"mili.{name}", DEVICE, values, [tensor(dtype, *shape)], parameters)[0].tensor
 
     def apply(kind: str, rows: TensorValue) -> TensorValue:
-        keeps_float32 = kind == "o" and case.compute == BF16
-        chosen = replace(linear, compute=FLOAT) if keeps_float32 else linear
-        y = chosen.apply(kind, rows, w[kind], SHAPES[kind][0])
+        y = linear.apply(kind, rows, w[kind], SHAPES[kind][0])
         bias = w.get(f"{kind}_bias")
         return y if bias is None else y + bias
 
