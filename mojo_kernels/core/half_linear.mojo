@@ -24,7 +24,7 @@ from .half_rows import (
     half_panel_size,
     panel_scales,
 )
-from .packed import AHEAD, LINE, PANEL, READ_SOON, store_outputs
+from .packed import AHEAD, ChunkAhead, LINE, PANEL, READ_SOON, store_outputs
 from ..utils.isa import HALVES, Halves, put_halves
 from ..utils.parallel import parallel_ranges
 from ..utils.types import ReadPtr, WritePtr, require_cpu, untracked
@@ -110,19 +110,15 @@ def half_panel(
         for begin in range(0, x.pairs(), CHUNK):
             var pairs = min(CHUNK, x.pairs() - begin)
             var here = w.unsafe_offset(begin * PAIRS)
-            # The last chunks ask for the beginning of the next panel.
-            var later = 2 * begin * PAIRS + AHEAD
-            var ahead = next.unsafe_offset(later - bytes)
-            if later < bytes:
-                ahead = w.unsafe_bitcast[UInt8]().unsafe_offset(later)
-            # Tiles share the asking; where the panel is in the cache already, there is none.
+            var ahead = ChunkAhead[LINES](w.unsafe_bitcast[UInt8](), bytes, 2 * begin * PAIRS + AHEAD, next)
+            if first > 0:  # the panel is in the cache already
+                ahead.left = 0
             var tiles = ceildiv(count, x.block())
-            var asked = 0
             var m = 0
             while m < count:
-                var now = ceildiv(LINES - asked, tiles) if first == 0 else 0
+                var now = ahead.share(tiles)
                 tiles = max(1, tiles - 1)  # the last block may be more than one
-                var from_ = ahead.unsafe_offset(asked * pairs * LINE)
+                var from_ = ahead.take(now, pairs)
                 var tile = x.tile(first + m).later(begin)
                 comptime for rows in TILES:
                     if tile.rows >= rows:
@@ -132,7 +128,6 @@ def half_panel(
                                 add_chunk[rows, lines](to, tile, here, pairs, from_)
                         m += rows
                         break
-                asked += now
         for r in range(count):
             var scale = x.scales()[unsafe_offset=first + r]
             var row = y.unsafe_offset((first + r) * y_stride)

@@ -13,11 +13,12 @@ from std.sys import size_of
 from .float_rows import Rows, block_rows
 from .linear_tile import linear_tile, strip_steps, tile_sizes, tile_vectors
 from .packed import NextWeights, PANEL, pack_factor
+from .paired_linear import FEW_ROWS, TILE_ROWS, few_rows_of_pairs
 from .tiled_linear import TiledRows, check_columns, tiled_panel
 from .unpacked_linear import MANY_ROWS, blocks_against_unpacked, unpacks
 from ..gpu.linear_launch import launch_linear
 from ..gpu.linear_products import BFLOAT
-from ..utils.isa import has_tiles, lanes
+from ..utils.isa import has_pairs, has_tiles, lanes
 from ..utils.parallel import parallel_ranges
 from ..utils.types import ReadPtr, WritePtr, floats, untracked
 
@@ -50,6 +51,11 @@ def linear_panel[
     """
     comptime step_bytes = PANEL * pack_factor[wtype]() * size_of[wtype]()
     var steps = x.columns // pack_factor[wtype]()
+    comptime if has_pairs[isa]() and xtype == DType.bfloat16 and wtype == DType.bfloat16:
+        if TILE_ROWS < x.rows <= FEW_ROWS:
+            var pairs = rebind[ReadPtr[DType.bfloat16]](w)
+            few_rows_of_pairs[isa](y, y_stride, rebind[Rows[DType.bfloat16, 0]](x), pairs, outputs, next.start)
+            return
     # The first rows bring the weights into the cache, the others find them there.
     var m = 0
     var tile = 0

@@ -63,7 +63,7 @@ def load_half[half: Int, width: Int, dtype: DType](w: ReadPtr[dtype], lane: Int)
 
 @always_inline
 def add_products[
-    isa: StaticString, rows: Int, vectors: Int, xtype: DType, wtype: DType, block: Int
+    isa: StaticString, rows: Int, vectors: Int, xtype: DType, wtype: DType, block: Int, asked: Int = -1
 ](
     mut acc: Array[SIMD[DType.float32, lanes[isa]()], rows * vectors],
     x: RowTile[xtype, block],
@@ -80,6 +80,8 @@ def add_products[
         xtype: Type of x.
         wtype: Type of the weights.
         block: How x lies in memory.
+        asked: Lines of what is needed later that each pair of columns asks for; -1 where it asks for the panel itself,
+            some steps on, and for the next one.
 
     Args:
         acc: [rows, vectors].
@@ -95,9 +97,12 @@ def add_products[
     comptime if has_pairs[isa]() and xtype == DType.bfloat16 and wtype == DType.bfloat16:
         comptime bytes = vectors * width * factor * size_of[wtype]()
         for k in range(steps):
-            fetch_ahead[bytes](w.unsafe_offset(k * step_size))
-            comptime if rows > 1:
-                next.fetch(k)
+            comptime if asked >= 0:
+                next.fetch_lines[asked](k)
+            else:
+                fetch_ahead[bytes](w.unsafe_offset(k * step_size))
+                comptime if rows > 1:
+                    next.fetch(k)
             var wv = Array[SIMD[DType.float32, 16], vectors](fill=SIMD[DType.float32, 16](0))
             comptime for v in range(vectors):
                 wv[v] = bitcast[DType.float32, 16](w.unsafe_load[width=32](k * step_size + 32 * v))
@@ -186,7 +191,7 @@ def add_half[
 
 @always_inline
 def linear_tile[
-    isa: StaticString, rows: Int, vectors: Int, xtype: DType, wtype: DType, block: Int
+    isa: StaticString, rows: Int, vectors: Int, xtype: DType, wtype: DType, block: Int, asked: Int = -1
 ](
     y: WritePtr[DType.float32],
     y_stride: Int,
@@ -206,6 +211,8 @@ def linear_tile[
         xtype: Type of x.
         wtype: Type of the weights.
         block: How x lies in memory.
+        asked: Lines of what is needed later that each pair of columns asks for; -1 where it asks for the panel itself,
+            some steps on, and for the next one.
 
     Args:
         y: First output of the block; row r begins at `y + r * y_stride`.
@@ -225,7 +232,7 @@ def linear_tile[
             comptime for v in range(vectors):
                 acc[r * vectors + v] = y.unsafe_load[width=lanes[isa]()](r * y_stride + lanes[isa]() * v)
     var whole = k_size // factor
-    add_products[isa, rows, vectors](acc, x, w, whole, next)
+    add_products[isa, rows, vectors, asked=asked](acc, x, w, whole, next)
     if whole * factor < k_size:  # half a pair is left, and the other half of the weights is zero
         var last = Array[Scalar[xtype], rows * 2](fill=0)
         comptime for r in range(rows):

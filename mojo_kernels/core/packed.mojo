@@ -58,6 +58,12 @@ struct NextWeights(TrivialRegisterPassable):
             prefetch[READ_SOON](self.start.unsafe_offset(step * self.stride + line * LINE))
 
     @always_inline
+    def fetch_lines[lines: Int](self, step: Int):
+        """Asks for as many lines as a step's share has, to be used soon."""
+        comptime for line in range(lines):
+            prefetch[READ_AHEAD](self.start.unsafe_offset((step * lines + line) * LINE))
+
+    @always_inline
     def fetch_share(self, index: Int):
         """Asks for a share of any size."""
         fetch_bytes(self.start.unsafe_offset(index * self.stride), self.stride)
@@ -93,6 +99,34 @@ struct NextWeights(TrivialRegisterPassable):
         if asked >= steps * step_bytes:
             return {self.start, 0}
         return {self.start.unsafe_offset(asked), self.stride}
+
+
+struct ChunkAhead[step_lines: Int]:
+    """What memory is asked for while tiles of rows, one after the other, go through a chunk of a panel: they share it.
+
+    Parameters:
+        step_lines: Cache lines of each of the chunk's steps.
+    """
+
+    var start: ReadPtr[DType.uint8]
+    var left: Int
+    """Lines of each step that no tile has asked for."""
+
+    def __init__(out self, panel: ReadPtr[DType.uint8], bytes: Int, later: Int, next: ReadPtr[DType.uint8]):
+        """Asks for what lies `later` bytes behind the start of a panel of so many bytes, or else of the next one."""
+        self.start = panel.unsafe_offset(later) if later < bytes else next.unsafe_offset(later - bytes)
+        self.left = Self.step_lines
+
+    def share(self, tiles: Int) -> Int:
+        """Lines of each step that the next of so many tiles asks for."""
+        return ceildiv(self.left, tiles)
+
+    def take(mut self, lines: Int, steps: Int) -> ReadPtr[DType.uint8]:
+        """Where a tile's lines lie, one step's after the other's."""
+        var place = self.start
+        self.start = place.unsafe_offset(lines * steps * LINE)
+        self.left -= lines
+        return place
 
 
 @always_inline
