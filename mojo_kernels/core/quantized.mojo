@@ -61,17 +61,14 @@ def add_step[
                 var quad = bitcast[DType.int32, 1](x.unsafe_load[width=4](4 * half))[0]
                 acc[v] = add_quads[isa, bits](acc[v], unpack[bits, half](both), quad)
         return
-    var read = Array[Bytes, vectors](fill=Bytes(0))
-    comptime for v in range(vectors):
-        read[v] = values.unsafe_load[width=4 * width](4 * width * v)
     comptime for half in range(8 // bits):
-        var wv = Array[Bytes, vectors](fill=Bytes(0))
-        comptime for v in range(vectors):
-            wv[v] = unpack[bits, half](read[v])
+        var quads = Array[Int32, rows](fill=0)
         comptime for r in range(rows):
-            var quad = bitcast[DType.int32, 1](x.unsafe_load[width=4](r * x_columns + 4 * half))[0]
-            comptime for v in range(vectors):
-                acc[r * vectors + v] = add_quads[isa, bits](acc[r * vectors + v], wv[v], quad)
+            quads[r] = bitcast[DType.int32, 1](x.unsafe_load[width=4](r * x_columns + 4 * half))[0]
+        comptime for v in range(vectors):
+            var wv = unpack[bits, half](values.unsafe_load[width=4 * width](4 * width * v))
+            comptime for r in range(rows):
+                acc[r * vectors + v] = add_quads[isa, bits](acc[r * vectors + v], wv, quads[r])
 
 
 def asks_by_group[isa: StaticString]() -> Bool:
