@@ -51,7 +51,6 @@ def add_step[
 ):
     """Adds the products of a step; its arguments are those of `group_dots`, from the step on."""
     comptime width = quad_lanes[isa]()
-    comptime Bytes = SIMD[DType.uint8, 4 * width]
     fetch_ahead[4 * width * vectors](values)
     comptime if rows == 1 and quad_lanes[isa]() == 8:
         # A vector of weights after the other, so that sums stay in registers.
