@@ -28,6 +28,11 @@ class CacheManager:
         return self._pool.total
 
     @property
+    def reached(self) -> int:
+        """Pages that were ever held: the first ones."""
+        return self._pool.reached
+
+    @property
     def counts(self) -> PoolCounts:
         """Pages by state."""
         return self._pool.counts

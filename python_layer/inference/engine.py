@@ -202,15 +202,22 @@ class InferenceEngine:
 
     def _take_arrivals(self) -> bool:
         """Takes in what was asked for, and waits for it when there is no other work; False to end."""
+        if not (self._answers or self._in_flight or self._arriving or self._closed):
+            self._idle()
         with self._wake:
-            if not (self._answers or self._in_flight or self._arriving or self._closed):
-                self._cache.check_integrity([])
-                self._scheduler.swap.check_integrity([])
+            if not (self._answers or self._in_flight):
                 self._wake.wait_for(lambda: self._arriving or self._closed)
             if self._stopping or (self._closed and not self._answers and not self._arriving):
                 return False
         self._admit_arrivals()
         return True
+
+    def _idle(self) -> None:
+        """Does what must not make a request wait."""
+        self._cache.check_integrity([])
+        self._scheduler.swap.check_integrity([])
+        while not (self._arriving or self._closed) and self._steps.ready_page(self._cache.reached):
+            pass
 
     def _admit_arrivals(self) -> None:
         with self._wake:

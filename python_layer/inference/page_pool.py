@@ -30,6 +30,8 @@ class PagePool:
     """
 
     total: int
+    reached: int = field(init=False, default=0)
+    """Pages that were ever held: the first ones."""
     _free: list[int] = field(init=False)
     _references: list[int] = field(init=False)
     _cached: list[bool] = field(init=False)
@@ -63,6 +65,7 @@ class PagePool:
         """A free page, held once. There must be one."""
         page = self._free.pop()
         self._references[page] = 1
+        self.reached = max(self.reached, page + 1)
         return page
 
     def retain(self, page: int) -> None:

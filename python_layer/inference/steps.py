@@ -46,6 +46,13 @@ class EngineModel(Protocol):
     def draw(self, step: Any, rows: list[SamplingRow]) -> Draws:
         """Draws a token from each of the rows of ``forward``; called once the draws before have been read."""
 
+    def ready_page(self, reached: int) -> bool:
+        """Takes memory for one of the pages that come after the first ``reached``, whose content means nothing.
+
+        Returns:
+            Whether there was one that is needed soon and had none.
+        """
+
     def copy_page(self, source: int, target: int) -> None:
         """Copies a page of the KV cache."""
 
@@ -126,6 +133,10 @@ class Steps:
         for turn in step.turns:
             turn.sequence.pending = False
         return [(turn, [next(sampled) for _ in range(turn.draws)]) for turn in step.turns]
+
+    def ready_page(self, reached: int) -> bool:
+        """As in :class:`EngineModel`."""
+        return self._model.ready_page(reached)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

@@ -33,7 +33,7 @@ class PagedModel:
 
     Args:
         model: Computes.
-        pages: Pages of the KV cache; their memory is taken as they are first written.
+        pages: Pages of the KV cache; their memory is taken as they are first written, or made ready.
         swap_slots: Pages of the swap space, likewise.
         overlap: Steps may take tokens from the step before, which have not left the device.
     """
@@ -95,6 +95,10 @@ class PagedModel:
             assert drawn.tokens is not None
             self.forward(batch, DrawnTokens(drawn.tokens, np.zeros(1, np.int32)))
         drawn.read()
+
+    def ready_page(self, reached: int) -> bool:
+        """Takes memory for one of the pages that come after the first ``reached``; False where none is needed soon."""
+        return self._pages.ready(reached)
 
     def copy_page(self, source: int, target: int) -> None:
         """Copies a page, every layer of it."""

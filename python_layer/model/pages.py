@@ -1,5 +1,6 @@
 """The KV cache's pages, wherever they are, and the swap space beside them in host memory."""
 
+import mmap
 from typing import Protocol
 
 from max.driver import Buffer
@@ -7,11 +8,21 @@ from max.driver import Buffer
 from python_layer.model.device import ComputeDevice
 from python_layer.model.kv_cache import KVCacheLayout
 
+READY_BYTES = 128 << 20
+"""Memory that is kept ready for pages: a prompt of a thousand tokens or so."""
+
 
 class Pages(Protocol):
     """Pages 0 to n - 1 and swap slots."""
 
     cache: Buffer
+
+    def ready(self, reached: int) -> bool:
+        """Takes memory for one of the pages that come after the first ``reached``, whose content means nothing.
+
+        Returns:
+            Whether there was one that is needed soon and had none.
+        """
 
     def copy(self, source: int, target: int) -> None:
         """Copies a page, every layer of it."""
@@ -26,6 +37,8 @@ class Pages(Protocol):
 class HostPages:
     """Pages in the process's memory, which is taken from the system as they are first written.
 
+    That takes long, on a virtual machine above all, so whoever has nothing else to do makes pages ready before.
+
     Args:
         layout: Of a page.
         pages: Number of pages.
@@ -35,6 +48,17 @@ class HostPages:
     def __init__(self, layout: KVCacheLayout, pages: int, swap_slots: int) -> None:
         self._swap, _ = layout.allocate_with_memory(max(1, swap_slots))
         self._memory, self.cache = layout.allocate_with_memory(pages)
+        self._ready = 0
+
+    def ready(self, reached: int) -> bool:
+        """As in :class:`Pages`; some are kept ready, not all that there are."""
+        self._ready = max(self._ready, reached)
+        pages, size = self._memory.shape
+        if self._ready >= min(pages, reached + READY_BYTES // size):
+            return False
+        self._memory[self._ready, :: mmap.PAGESIZE] = 0
+        self._ready += 1
+        return True
 
     def copy(self, source: int, target: int) -> None:
         """As in :class:`Pages`."""
@@ -66,6 +90,10 @@ class DevicePages:
         _, self._swap = layout.allocate_with_memory(max(1, swap_slots))
         with device.explaining(f"hold a KV cache of {pages * layout.page_bytes / 2**30:.2f} GiB"):
             self.cache = Buffer(layout.dtype, (pages, *layout.page_shape), device.open())
+
+    def ready(self, reached: int) -> bool:
+        """As in :class:`Pages`; a GPU's memory is taken at once."""
+        return False
 
     def copy(self, source: int, target: int) -> None:
         """As in :class:`Pages`."""

@@ -56,6 +56,9 @@ class DeviceModel:
 
         return MockDraws(wait, [0] * len(rows), [SampledToken(0, None, [])] * len(rows))
 
+    def ready_page(self, reached: int) -> bool:
+        return False
+
     def copy_page(self, source: int, target: int) -> None:
         raise AssertionError("no request forks here")
 

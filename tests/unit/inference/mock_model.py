@@ -18,6 +18,7 @@ from python_layer.model.kernels import default_cache_dir
 from python_layer.model.sampler import SampledToken, Sampler, SamplingRow
 
 VOCAB, PAGE, EOS = 64, 4, 63
+AHEAD, NOBODYS = 3, -2
 
 CONFIG = Qwen3Config.from_dict(
     {
@@ -83,6 +84,7 @@ class MockModel:
         self._memory = np.full((pages, PAGE), -1)
         self._swap = np.full((pages, PAGE), -1)
         self.swapped = 0
+        self.ready = 0
         self._uniform = uniform
         self._next_token = next_token
         self._sampler = Sampler(CompileCache(default_cache_dir()))
@@ -118,6 +120,14 @@ class MockModel:
         draws = MockDraws(work)
         self._do(sample)
         return draws
+
+    def ready_page(self, reached: int) -> bool:
+        self.ready = max(self.ready, reached)
+        if self.ready == min(len(self._memory), reached + AHEAD):
+            return False
+        self._memory[self.ready] = NOBODYS
+        self.ready += 1
+        return True
 
     def copy_page(self, source: int, target: int) -> None:
         self._do(lambda: self._move(self._memory, source, self._memory, target))

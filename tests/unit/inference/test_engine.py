@@ -15,7 +15,7 @@ from python_layer.inference.params import GenerationParams
 from python_layer.inference.request import Output, Request
 from python_layer.model.sampling import SamplingParams
 from python_layer.utils.errors import EngineStoppedError, InvalidRequestError, OverloadedError
-from tests.unit.inference.mock_model import EOS, VOCAB, MockModel, continuation, make_engine
+from tests.unit.inference.mock_model import AHEAD, EOS, PAGE, VOCAB, MockModel, continuation, make_engine
 
 
 @contextmanager
@@ -50,6 +50,19 @@ def test_a_batch_of_very_different_lengths() -> None:
     assert stats.generated_tokens == 4000
     assert (stats.running, stats.waiting, stats.pages_held) == (0, 0, 0)
     assert stats.preemptions > 0
+
+
+def test_an_idle_engine_makes_pages_ready() -> None:
+    model = MockModel(10)
+    with running(10, model=model, prefix_caching=False) as engine:
+        wait_until(lambda: model.ready == AHEAD)
+        params = GenerationParams(max_tokens=2, ignore_eos=True)
+        prompt = [1] * (4 * PAGE)
+        for _ in range(2):  # pages that were held before are ready
+            assert engine.generate_batch([prompt], params)[0][0].tokens == continuation(prompt, 2)
+            wait_until(lambda: model.ready == 5 + AHEAD)
+        assert engine.generate_batch([prompt * 2], params)[0][0].tokens == continuation(prompt * 2, 2)
+        wait_until(lambda: model.ready == 10)
 
 
 @pytest.mark.parametrize(("count", "swap_slots"), [(10_000, 0), (2000, 20)])
