@@ -55,6 +55,7 @@ def compare(chosen: Sequence[Variant], rounds: int, threads: int) -> Result:
     for number in range(rounds):
         for variant in ready:
             note(f"round {number + 1} of {rounds}: {variant.name}")
+            limits.append(measure_limits(threads))  # of a shared machine's they change by the minute
             try:
                 runs[variant.name].append(variant.run(threads, False))
             except ProgramError as error:
