@@ -11,8 +11,8 @@ from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.pages import HostPages
 from tests.unit.inference.mock_model import CONFIG
 
-LAYOUT = KVCacheLayout.of(CONFIG, 1 << 15, DType.float32)
-"""Pages of 16 MiB, which the system gives in many pieces."""
+LAYOUT = KVCacheLayout.of(CONFIG, 1 << 17, DType.float32)
+"""Pages of 64 MiB, which the system gives in many pieces."""
 
 
 def faults(work: Callable[[], None]) -> int:
