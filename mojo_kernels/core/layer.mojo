@@ -25,6 +25,8 @@ comptime GATE_UP = 7
 comptime SWIGLU = 8
 comptime DOWN = 9
 comptime PHASES = 10
+comptime MANY_ROWS = 192
+"""Fewest rows whose gate is applied panel by panel."""
 
 
 @fieldwise_init
@@ -99,8 +101,15 @@ struct LayerWork[
             return self.gate_up.panel(0) if phase < GATE_UP else self.down.panel(0)
 
     @always_inline
-    def do(self, phase: Int, unit: Int, next: ReadPtr[DType.uint8]):
-        """Does a unit of a phase other than attention; `next` is the panel to ask for meanwhile."""
+    def do(self, phase: Int, unit: Int, thread: Int, next: ReadPtr[DType.uint8]):
+        """Does a unit of a phase other than attention.
+
+        Args:
+            phase: The phase.
+            unit: The unit.
+            thread: Number of the thread where panels of the gate are applied at once (`gates_panels`); else -1.
+            next: The panel to ask for meanwhile.
+        """
         var s = self.scratch
         if phase == NORM:
             self.norm(self.qkv, unit, self.x, self.vectors.input_norm)
@@ -118,11 +127,13 @@ struct LayerWork[
             self.add(unit, s.between, self.x, self.sizes.hidden)
         elif phase == POST_NORM:
             self.norm(self.gate_up, unit, s.between, self.vectors.post_norm)
+        elif phase == GATE_UP and thread >= 0:
+            self.gated_panel(unit, thread, next)
         elif phase == GATE_UP:
             var to = s.rows.unsafe_offset(unit * PANEL)
             self.gate_up.multiply(to, 2 * self.sizes.inner, s.operand, self.sizes.tokens, unit, next)
         elif phase == SWIGLU:
-            self.gate(unit)
+            self.gate(unit, thread >= 0)
         else:
             self.project(self.down, s.gated_operand, unit, self.y, next)
             self.add(unit, self.y, s.between, self.sizes.hidden)
@@ -139,10 +150,28 @@ struct LayerWork[
         w.take_rows(self.scratch.operand, self.sizes.tokens, first, rows, size)
 
     @always_inline
-    def gate(self, unit: Int):
-        """Applies the MLP's gate to the rows that the projection back takes together."""
+    def gated_panel(self, unit: Int, thread: Int, next: ReadPtr[DType.uint8]):
+        """Computes a panel of the gate and one of its factor, in the thread's own memory, and their product."""
+        var inner = self.sizes.inner
+        var tokens = self.sizes.tokens
+        var up = unit + inner // PANEL
+        var gated = self.scratch.rows.unsafe_offset(unit * PANEL)
+        var own = self.scratch.rows.unsafe_offset(tokens * (inner + thread * 2 * PANEL))
+        self.gate_up.multiply(own, 2 * PANEL, self.scratch.operand, tokens, unit, self.gate_up.panel(up))
+        self.gate_up.multiply(own.unsafe_offset(PANEL), 2 * PANEL, self.scratch.operand, tokens, up, next)
+        for t in range(tokens):
+            var row = own.unsafe_offset(t * 2 * PANEL)
+            swiglu_row(gated.unsafe_offset(t * inner), row, row.unsafe_offset(PANEL), PANEL)
+
+    @always_inline
+    def gate(self, unit: Int, gated: Bool):
+        """Applies the MLP's gate, if that is left to do, to the rows that the projection back takes together."""
         var inner = self.sizes.inner
         var first = unit * Self.Down.together
+        if gated:
+            var rows = self.scratch.rows.unsafe_offset(first * inner)
+            self.down.take_rows(self.scratch.gated_operand, self.sizes.tokens, first, rows, inner)
+            return
         var rows = self.scratch.rows.unsafe_offset(first * 2 * inner)
         for r in range(min(Self.Down.together, self.sizes.tokens - first)):
             var row = rows.unsafe_offset(r * 2 * inner)
@@ -200,6 +229,13 @@ struct LayerWork[
                 self.kv.store_key(slot.page, h - s.q_heads, slot.slot, row)
             else:
                 self.kv.store_value(slot.page, h - s.q_heads - s.kv_heads, slot.slot, row, slot.last)
+
+
+def gates_panels(sizes: LayerSizes, threads: Int) -> Bool:
+    """Whether the MLP's gate is applied panel by panel: writing many rows of both factors to memory takes longer than
+    reading two streams of weights. Gate and factor must begin with a panel, and each thread needs room for two.
+    """
+    return sizes.tokens >= MANY_ROWS and sizes.inner % PANEL == 0 and threads * 2 * PANEL <= sizes.inner
 
 
 @always_inline

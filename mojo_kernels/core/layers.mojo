@@ -23,9 +23,10 @@ from .layer import (
     ROUND,
     SWIGLU,
     LayerWork,
+    gates_panels,
 )
 from .matrix import LinearWeights
-from .packed import fetch_bytes
+from .packed import PANEL, fetch_bytes
 
 comptime FETCHED = 32 * 1024
 """Bytes of weights that a thread that waits asks for."""
@@ -80,14 +81,15 @@ def run_layers[
     units[ROUND] = 0 if Mix.plain else ceildiv(s.tokens, Mix.together)
     units[MIX] = first.mix.panels()
     units[POST_NORM] = ceildiv(s.tokens, GateUp.together)
-    units[GATE_UP] = first.gate_up.panels()
     units[SWIGLU] = ceildiv(s.tokens, Down.together)
     units[DOWN] = first.down.panels()
     var weights = s.hidden * (s.heads() * s.head_dim + s.q_size() + 3 * s.inner)
     var threads = team_size(s.tokens * weights + attention.list.work * s.head_dim)
+    var gates = gates_panels(s, threads)
+    units[GATE_UP] = s.inner // PANEL if gates else first.gate_up.panels()
     var queue = PhaseQueue[PHASES](units, threads, layers)
 
-    def worker() {imm}:
+    def worker(thread: Int) {imm}:
         var tile = attention.worker()
         var ticket = Ticket(0, 0, 0, 0)
         var more = queue.take(ticket)
@@ -109,7 +111,8 @@ def run_layers[
                 elif ticket.phase == MERGE:
                     attention.merge(tile, unit)
                 else:
-                    layer.do(ticket.phase, unit, after if last else layer.panel(ticket.phase, unit + 1))
+                    var then = after if last else layer.panel(ticket.phase, unit + 1)
+                    layer.do(ticket.phase, unit, thread if gates else -1, then)
             queue.finish(ticket)
             ticket = following
 

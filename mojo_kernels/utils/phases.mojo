@@ -125,13 +125,13 @@ def team_size(work: Int) -> Int:
     return max(1, min(parallelism_level(), work // MIN_WORK_PER_TASK))
 
 
-def run_team[Work: def() -> None](threads: Int, worker: Work):
-    """Calls `worker()` on so many threads, at about the same time if they have nothing else to do."""
+def run_team[Work: def(Int) -> None](threads: Int, worker: Work):
+    """Calls `worker(i)`, with i from 0 on, on so many threads, at about the same time if they have nothing else to do."""
     if threads == 1:
-        worker()
+        worker(0)
         return
 
     def task(i: Int) {imm}:
-        worker()
+        worker(i)
 
     sync_parallelize(task, threads)

@@ -1,6 +1,5 @@
 """Unit tests of the helpers of the kernels."""
 
-from std.atomic import Atomic
 from std.math import exp, exp2
 from std.runtime import parallelism_level
 from std.testing import TestSuite, assert_almost_equal, assert_equal, assert_true
@@ -166,19 +165,16 @@ def test_a_phase_begins_when_all_before_it_is_done() raises:
             var done = List[Int64](length=rounds * phases * most, fill=0)
             var early = List[Int64](length=threads, fill=0)
             var done_at = untracked(done.unsafe_ptr())
-            var workers = Int64(0)
             var early_at = untracked(early.unsafe_ptr())
-            var workers_at = untracked(Pointer(to=workers))
 
-            def worker() {imm}:
-                var me = Int(Atomic[Int64].fetch_add(workers_at, 1))
+            def worker(thread: Int) {imm}:
                 var ticket = Ticket(0, 0, 0, 0)
                 while queue.take(ticket):
                     queue.wait(ticket)
                     var step = ticket.round * phases + ticket.phase
                     for earlier in range(step):
                         for unit in range(units[earlier % phases]):
-                            early_at[unsafe_offset=me] += 1 - done_at[unsafe_offset=earlier * most + unit]
+                            early_at[unsafe_offset=thread] += 1 - done_at[unsafe_offset=earlier * most + unit]
                     for unit in range(ticket.begin, ticket.end):
                         done_at[unsafe_offset=step * most + unit] += 1
                     queue.finish(ticket)
@@ -191,7 +187,6 @@ def test_a_phase_begins_when_all_before_it_is_done() raises:
                 for unit in range(most):
                     wrong += 1 if Int(done[step * most + unit]) != (1 if unit < units[step % phases] else 0) else 0
             assert_equal(wrong, 0)
-            _ = workers
             _ = queue^
 
 
