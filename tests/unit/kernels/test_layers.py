@@ -20,14 +20,12 @@ from tests.unit.kernels.matrices import packed, packed_quantized, packed_scaled
 # Sizes that fill no panel of a matrix, but of attention's heads.
 LAYERS, HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, PAGE = 3, 160, 224, 4, 2, 64, 16
 EPS = 1e-6
-SHAPES = {
-    "qkv": ((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN),
-    "o": (HIDDEN, HEADS * HEAD_DIM),
-    "gate_up": (2 * INNER, HIDDEN),
-    "down": (HIDDEN, INNER),
-}
+PANELS_INNER = 512
+"""Fills panels, so that many rows are gated panel by panel, by up to four threads."""
+MATRICES = ("qkv", "o", "gate_up", "down")
+QKV_SIZE = (HEADS + 2 * KV_HEADS) * HEAD_DIM
 NORMS = {"input_norm": HIDDEN, "q_norm": HEAD_DIM, "k_norm": HEAD_DIM, "post_norm": HIDDEN}
-BIASES = {"qkv_bias": SHAPES["qkv"][0], "o_bias": HIDDEN}
+BIASES = {"qkv_bias": QKV_SIZE, "o_bias": HIDDEN}
 BF16, FP16 = DType.bfloat16, DType.float16
 INT8, INT4 = QuantFormat(8, 32, False), QuantFormat(4, 32, True)
 
@@ -42,10 +40,16 @@ class Case:
     biases: bool = False
     isa: str = BEST
     formats: tuple[tuple[str, QuantFormat], ...] = ()
+    inner: int = INNER
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        sizes = [(QKV_SIZE, HIDDEN), (HIDDEN, HEADS * HEAD_DIM), (2 * self.inner, HIDDEN), (HIDDEN, self.inner)]
+        return dict(zip(MATRICES, sizes, strict=True))
 
     @property
     def config(self) -> Qwen3Config:
-        raw = {"model_type": "qwen3", "vocab_size": 64, "hidden_size": HIDDEN, "intermediate_size": INNER}
+        raw = {"model_type": "qwen3", "vocab_size": 64, "hidden_size": HIDDEN, "intermediate_size": self.inner}
         raw |= {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS}
         raw |= {"head_dim": HEAD_DIM, "hidden_act": "silu", "rms_norm_eps": EPS, "max_position_embeddings": 512}
         raw |= {"rope_theta": 1e6, "attention_bias": self.biases, "tie_word_embeddings": True, "eos_token_id": 1}
@@ -53,12 +57,14 @@ class Case:
 
     @property
     def names(self) -> list[str]:
-        return [*NORMS, *SHAPES, *(BIASES if self.biases else ())]
+        return [*NORMS, *MATRICES, *(BIASES if self.biases else ())]
 
 
 CASES = {
     "bfloat16": Case(BF16, BF16, BF16 if BEST == PAIRED else FLOAT, biases=True),
-    "quantized": Case(FLOAT, FLOAT, formats=(("qkv", INT8), ("o", INT4), ("gate_up", INT4), ("down", INT8))),
+    "quantized": Case(
+        FLOAT, FLOAT, formats=(("qkv", INT8), ("o", INT4), ("gate_up", INT4), ("down", INT8)), inner=PANELS_INNER
+    ),
 }
 if PAIRED and PAIRED != BEST:
     CASES["pairs"] = Case(BF16, BF16, BF16, isa=PAIRED)
@@ -78,9 +84,9 @@ def random_weights(rng: np.random.Generator, case: Case, name: str) -> Buffer | 
 
 
 def random_weight(rng: np.random.Generator, case: Case, name: str) -> Buffer | np.ndarray:
-    if name not in SHAPES:
+    if name not in MATRICES:
         return (1 + rng.standard_normal((NORMS | BIASES)[name]) / 4).astype(np.float32)
-    rows, columns = SHAPES[name]
+    rows, columns = case.shapes[name]
     values = (rng.standard_normal((rows, columns)) / columns**0.5).astype(np.float32)
     form = dict(case.formats).get(name)
     if form:
@@ -124,7 +130,7 @@ def layer_by_parts(
         return make(f"mili.{name}", DEVICE, values, [tensor(dtype, *shape)], parameters)[0].tensor
 
     def apply(kind: str, rows: TensorValue) -> TensorValue:
-        y = linear.apply(kind, rows, w[kind], SHAPES[kind][0])
+        y = linear.apply(kind, rows, w[kind], case.shapes[kind][0])
         bias = w.get(f"{kind}_bias")
         return y if bias is None else y + bias
 
@@ -136,7 +142,7 @@ def layer_by_parts(
     attended = op("paged_attention", [step.cache, q, *place], ["T", HEADS * HEAD_DIM], head_dim=HEAD_DIM)
     sums = [tensor(FLOAT, "T", HIDDEN)] * 2
     normed, total = ops.custom("mili.add_rms_norm", DEVICE, [apply("o", attended), x, w["post_norm"], eps], sums)
-    gated = op("swiglu", [apply("gate_up", normed.tensor)], ["T", INNER])
+    gated = op("swiglu", [apply("gate_up", normed.tensor)], ["T", case.inner])
     return apply("down", gated) + total.tensor
 
 
@@ -169,7 +175,7 @@ def every_case() -> OpRunner:
         for name in case.names:
             weight = random_weights(rng, case, name)
             form = name in dict(case.formats)
-            dtype = DType.uint8 if form else case.weights if name in SHAPES else FLOAT
+            dtype = DType.uint8 if form else case.weights if name in MATRICES else FLOAT
             inputs.append(tensor(dtype, *weight.shape))
     return OpRunner(inputs, build)
 
@@ -185,14 +191,14 @@ def empty_cache(case: Case, pages: int) -> Buffer:
 def test_layers_have_the_bits_of_their_parts_in_chunks_and_decodes(every_case: OpRunner) -> None:
     rng = np.random.default_rng(1)
     weights = {name: [random_weights(rng, case, n) for n in case.names] for name, case in CASES.items()}
-    caches = {name: [empty_cache(case, 12) for _ in range(2)] for name, case in CASES.items()}
-    table = np.arange(12, dtype=np.int32).reshape(3, 4)
+    caches = {name: [empty_cache(case, 36) for _ in range(2)] for name, case in CASES.items()}
+    table = np.arange(36, dtype=np.int32).reshape(3, 12)
     # (positions before, rows) of each request: prompts, then a decode beside a chunk, then decodes alone.
     for plan in (
-        [(0, 40), (0, 1), (0, 7)],
-        [(40, 1), (1, 20), (7, 0)],
-        [(41, 1), (21, 1), (7, 1)],
-        [(42, 0), (22, 1), (8, 0)],
+        [(0, 170), (0, 1), (0, 29)],
+        [(170, 1), (1, 20), (29, 0)],
+        [(171, 1), (21, 1), (29, 1)],
+        [(172, 0), (22, 1), (30, 0)],
     ):
         counts = [rows for _, rows in plan]
         positions = np.concatenate([np.arange(start, start + rows) for start, rows in plan]).astype(np.int32)
