@@ -25,7 +25,7 @@ comptime GATE_UP = 7
 comptime SWIGLU = 8
 comptime DOWN = 9
 comptime PHASES = 10
-comptime MANY_ROWS = 192
+comptime GATED_ROWS = 192
 """Fewest rows whose gate is applied panel by panel."""
 
 
@@ -168,15 +168,13 @@ struct LayerWork[
         """Applies the MLP's gate, if that is left to do, to the rows that the projection back takes together."""
         var inner = self.sizes.inner
         var first = unit * Self.Down.together
-        if gated:
-            var rows = self.scratch.rows.unsafe_offset(first * inner)
-            self.down.take_rows(self.scratch.gated_operand, self.sizes.tokens, first, rows, inner)
-            return
-        var rows = self.scratch.rows.unsafe_offset(first * 2 * inner)
-        for r in range(min(Self.Down.together, self.sizes.tokens - first)):
-            var row = rows.unsafe_offset(r * 2 * inner)
-            swiglu_row(row, row, row.unsafe_offset(inner), inner)
-        self.down.take_rows(self.scratch.gated_operand, self.sizes.tokens, first, rows, 2 * inner)
+        var stride = inner if gated else 2 * inner
+        var rows = self.scratch.rows.unsafe_offset(first * stride)
+        if not gated:
+            for r in range(min(Self.Down.together, self.sizes.tokens - first)):
+                var row = rows.unsafe_offset(r * stride)
+                swiglu_row(row, row, row.unsafe_offset(inner), inner)
+        self.down.take_rows(self.scratch.gated_operand, self.sizes.tokens, first, rows, stride)
 
     @always_inline
     def project[
@@ -235,7 +233,7 @@ def gates_panels(sizes: LayerSizes, threads: Int) -> Bool:
     """Whether the MLP's gate is applied panel by panel: writing many rows of both factors to memory takes longer than
     reading two streams of weights. Gate and factor must begin with a panel, and each thread needs room for two.
     """
-    return sizes.tokens >= MANY_ROWS and sizes.inner % PANEL == 0 and threads * 2 * PANEL <= sizes.inner
+    return sizes.tokens >= GATED_ROWS and sizes.inner % PANEL == 0 and threads * 2 * PANEL <= sizes.inner
 
 
 @always_inline

@@ -126,7 +126,7 @@ def team_size(work: Int) -> Int:
 
 
 def run_team[Work: def(Int) -> None](threads: Int, worker: Work):
-    """Calls `worker(i)`, with i from 0 on, on so many threads, at about the same time if they have nothing else to do."""
+    """Calls `worker(i)`, i from 0 on, on so many threads, at about the same time if they have nothing else to do."""
     if threads == 1:
         worker(0)
         return
