@@ -9,7 +9,7 @@ from ..utils.simd import WIDTH, store_row
 from ..utils.types import ReadPtr, WritePtr
 from .activations import swiglu_row
 from .layer_memory import LayerSizes, LayerVectors, Scratch
-from .matrix import LinearWeights
+from .matrix import LinearWeights, RowRange
 from .normalization import rms_norm_row
 from .packed import PANEL
 from .rope import rotate_half
@@ -83,16 +83,16 @@ struct LayerWork[
         }
 
     @always_inline
-    def panel(self, phase: Int, unit: Int) -> ReadPtr[DType.uint8]:
+    def panel(self, phase: Int, unit: Int, gated: Bool) -> ReadPtr[DType.uint8]:
         """The first weights that a unit of a phase needs; those of the phase to come where it needs none."""
         if phase == HEADS:
-            return self.qkv.panel(unit * Self.head_dim // PANEL)
+            return self.qkv.panel(unit % self.sizes.heads() * Self.head_dim // PANEL)
         elif phase == MIX:
-            return self.mix.panel(unit)
+            return self.mix.panel(unit % self.mix.panels())
         elif phase == GATE_UP:
-            return self.gate_up.panel(unit)
+            return self.gate_up.panel(unit % self.gate_panels(gated))
         elif phase == DOWN:
-            return self.down.panel(unit)
+            return self.down.panel(unit % self.down.panels())
         elif phase == NORM:
             return self.qkv.panel(0)
         elif phase < MIX:
@@ -121,22 +121,40 @@ struct LayerWork[
             var rows = s.attended.unsafe_offset(first * size)
             self.mix.take_rows(s.attended_operand, self.sizes.tokens, first, rows, size)
         elif phase == MIX:
-            self.project(self.mix, s.attended if Self.Mix.plain else s.attended_operand, unit, s.between, next)
+            var rows = self.rows_of(self.mix, unit // self.mix.panels())
+            var panel = unit % self.mix.panels()
+            self.project(self.mix, s.attended if Self.Mix.plain else s.attended_operand, rows, panel, s.between, next)
             if self.vectors.has_biases:
-                self.add(unit, s.between, self.vectors.o_bias, 0)
-            self.add(unit, s.between, self.x, self.sizes.hidden)
+                self.add(rows, panel, s.between, self.vectors.o_bias, 0)
+            self.add(rows, panel, s.between, self.x, self.sizes.hidden)
         elif phase == POST_NORM:
             self.norm(self.gate_up, unit, s.between, self.vectors.post_norm)
         elif phase == GATE_UP and thread >= 0:
             self.gated_panel(unit, thread, next)
         elif phase == GATE_UP:
-            var to = s.rows.unsafe_offset(unit * PANEL)
-            self.gate_up.multiply(to, 2 * self.sizes.inner, s.operand, self.sizes.tokens, unit, next)
+            var rows = self.rows_of(self.gate_up, unit // self.gate_up.panels())
+            var panel = unit % self.gate_up.panels()
+            var stride = 2 * self.sizes.inner
+            var to = s.rows.unsafe_offset(rows.first * stride + panel * PANEL)
+            self.gate_up.multiply(to, stride, s.operand, self.sizes.tokens, rows, panel, next)
         elif phase == SWIGLU:
             self.gate(unit, thread >= 0)
         else:
-            self.project(self.down, s.gated_operand, unit, self.y, next)
-            self.add(unit, self.y, s.between, self.sizes.hidden)
+            var rows = self.rows_of(self.down, unit // self.down.panels())
+            var panel = unit % self.down.panels()
+            self.project(self.down, s.gated_operand, rows, panel, self.y, next)
+            self.add(rows, panel, self.y, s.between, self.sizes.hidden)
+
+    @always_inline
+    def gate_panels(self, gated: Bool) -> Int:
+        """Units of a block of rows in the phase of gate and factor."""
+        return self.sizes.inner // PANEL if gated else self.gate_up.panels()
+
+    @always_inline
+    def rows_of[W: LinearWeights](self, w: W, block: Int) -> RowRange:
+        """A block of the rows that a matrix is multiplied with."""
+        var size = w.row_block(self.sizes.tokens)
+        return {block * size, min(size, self.sizes.tokens - block * size)}
 
     @always_inline
     def norm[W: LinearWeights](self, w: W, unit: Int, x: ReadPtr[DType.float32], gamma: ReadPtr[DType.float32]):
@@ -154,12 +172,17 @@ struct LayerWork[
         """Computes a panel of the gate and one of its factor, in the thread's own memory, and their product."""
         var inner = self.sizes.inner
         var tokens = self.sizes.tokens
-        var up = unit + inner // PANEL
-        var gated = self.scratch.rows.unsafe_offset(unit * PANEL)
+        var panels = inner // PANEL
+        var rows = self.rows_of(self.gate_up, unit // panels)
+        var panel = unit % panels
+        var gated = self.scratch.rows.unsafe_offset(rows.first * inner + panel * PANEL)
         var own = self.scratch.rows.unsafe_offset(tokens * (inner + thread * 2 * PANEL))
-        self.gate_up.multiply(own, 2 * PANEL, self.scratch.operand, tokens, unit, self.gate_up.panel(up))
-        self.gate_up.multiply(own.unsafe_offset(PANEL), 2 * PANEL, self.scratch.operand, tokens, up, next)
-        for t in range(tokens):
+        var up = self.gate_up.panel(panels + panel)
+        self.gate_up.multiply(own, 2 * PANEL, self.scratch.operand, tokens, rows, panel, up)
+        self.gate_up.multiply(
+            own.unsafe_offset(PANEL), 2 * PANEL, self.scratch.operand, tokens, rows, panels + panel, next
+        )
+        for t in range(rows.count):
             var row = own.unsafe_offset(t * 2 * PANEL)
             swiglu_row(gated.unsafe_offset(t * inner), row, row.unsafe_offset(PANEL), PANEL)
 
@@ -183,33 +206,37 @@ struct LayerWork[
         self,
         w: W,
         operand: WritePtr[DType.float32],
+        rows: RowRange,
         panel: Int,
         y: WritePtr[DType.float32],
         next: ReadPtr[DType.uint8],
     ):
         """Computes a panel of outputs back to the residual stream."""
-        w.multiply(y.unsafe_offset(panel * PANEL), self.sizes.hidden, operand, self.sizes.tokens, panel, next)
+        var to = y.unsafe_offset(rows.first * self.sizes.hidden + panel * PANEL)
+        w.multiply(to, self.sizes.hidden, operand, self.sizes.tokens, rows, panel, next)
 
     @always_inline
-    def add(self, panel: Int, y: WritePtr[DType.float32], x: ReadPtr[DType.float32], x_stride: Int):
+    def add(self, rows: RowRange, panel: Int, y: WritePtr[DType.float32], x: ReadPtr[DType.float32], x_stride: Int):
         """Adds rows to those of a panel of outputs."""
         var size = self.sizes.hidden
-        for t in range(self.sizes.tokens):
+        for t in range(rows.first, rows.first + rows.count):
             var row = x.unsafe_offset(t * x_stride)
             add_to(y.unsafe_offset(t * size), row, panel * PANEL, min((panel + 1) * PANEL, size))
 
     @always_inline
-    def head(self, h: Int, next: ReadPtr[DType.uint8]):
-        """Computes a head of queries, keys or values of all tokens, and brings it where attention finds it."""
+    def head(self, unit: Int, next: ReadPtr[DType.uint8]):
+        """Computes a head of queries, keys or values of some tokens, and brings it where attention finds it."""
         comptime panels = Self.head_dim // PANEL
         var s = self.sizes
+        var h = unit % s.heads()
+        var rows = self.rows_of(self.qkv, unit // s.heads())
         var heads = self.scratch.rows.unsafe_offset(h * s.tokens * Self.head_dim)
         for panel in range(panels):
-            var to = heads.unsafe_offset(panel * PANEL)
+            var to = heads.unsafe_offset(rows.first * Self.head_dim + panel * PANEL)
             var index = h * panels + panel
             var then = self.qkv.panel(index + 1) if panel + 1 < panels else next
-            self.qkv.multiply(to, Self.head_dim, self.scratch.operand, s.tokens, index, then)
-        for t in range(s.tokens):
+            self.qkv.multiply(to, Self.head_dim, self.scratch.operand, s.tokens, rows, index, then)
+        for t in range(rows.first, rows.first + rows.count):
             var row = heads.unsafe_offset(t * Self.head_dim)
             if self.vectors.has_biases:
                 add_to(row, self.vectors.qkv_bias.unsafe_offset(h * Self.head_dim), 0, Self.head_dim)
@@ -226,7 +253,7 @@ struct LayerWork[
                 rotate_half(row, angles, Self.head_dim)
                 self.kv.store_key(slot.page, h - s.q_heads, slot.slot, row)
             else:
-                self.kv.store_value(slot.page, h - s.q_heads - s.kv_heads, slot.slot, row, slot.last)
+                self.kv.store_value(slot.page, h - s.q_heads - s.kv_heads, slot.slot, row)
 
 
 def gates_panels(sizes: LayerSizes, threads: Int) -> Bool:

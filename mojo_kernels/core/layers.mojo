@@ -75,18 +75,18 @@ def run_layers[
     var attention = AttentionWork[cache_type, query_type, head_dim, amx](batch, first.kv, s.kv_heads)
     var units = Array[Int, PHASES](fill=0)
     units[NORM] = ceildiv(s.tokens, Qkv.together)
-    units[HEADS] = s.heads()
+    units[HEADS] = s.heads() * ceildiv(s.tokens, first.qkv.row_block(s.tokens))
     units[ATTEND] = len(attention.list.items)
     units[MERGE] = len(attention.list.split)
     units[ROUND] = 0 if Mix.plain else ceildiv(s.tokens, Mix.together)
-    units[MIX] = first.mix.panels()
+    units[MIX] = first.mix.panels() * ceildiv(s.tokens, first.mix.row_block(s.tokens))
     units[POST_NORM] = ceildiv(s.tokens, GateUp.together)
     units[SWIGLU] = ceildiv(s.tokens, Down.together)
-    units[DOWN] = first.down.panels()
+    units[DOWN] = first.down.panels() * ceildiv(s.tokens, first.down.row_block(s.tokens))
     var weights = s.hidden * (s.heads() * s.head_dim + s.q_size() + 3 * s.inner)
     var threads = team_size(s.tokens * weights + attention.list.work * s.head_dim)
     var gates = gates_panels(s, threads)
-    units[GATE_UP] = s.inner // PANEL if gates else first.gate_up.panels()
+    units[GATE_UP] = first.gate_panels(gates) * ceildiv(s.tokens, first.gate_up.row_block(s.tokens))
     var queue = PhaseQueue[PHASES](units, threads, layers)
 
     def worker(thread: Int) {imm}:
@@ -99,9 +99,9 @@ def run_layers[
             more = queue.take(following)
             var layer = first.later(ticket.round)
             if not queue.ready(ticket):
-                fetch_bytes(layer.panel(ticket.phase, ticket.begin), FETCHED)
+                fetch_bytes(layer.panel(ticket.phase, ticket.begin, gates), FETCHED)
                 queue.wait(ticket)
-            var after = first.later(following.round).panel(following.phase, following.begin)
+            var after = first.later(following.round).panel(following.phase, following.begin, gates)
             tile.use(layer.kv)
             for unit in range(ticket.begin, ticket.end):
                 var last = unit + 1 == ticket.end
@@ -111,7 +111,7 @@ def run_layers[
                 elif ticket.phase == MERGE:
                     attention.merge(tile, unit)
                 else:
-                    var then = after if last else layer.panel(ticket.phase, unit + 1)
+                    var then = after if last else layer.panel(ticket.phase, unit + 1, gates)
                     layer.do(ticket.phase, unit, thread if gates else -1, then)
             queue.finish(ticket)
             ticket = following

@@ -14,7 +14,22 @@ from .quantized_rows import QuantizedMatrix, QuantizedRows, quantize_row
 from .tiled_linear import TiledRows, tiled_panel
 from ..utils.isa import has_tiles
 from ..utils.simd import store_row
+from ..utils.tiles import TILE_ROWS
 from ..utils.types import ReadPtr, WritePtr
+
+comptime BLOCK_BYTES = 512 * 1024
+"""Of rows that pass one panel after the other where there are tiles, which multiply faster than other caches give."""
+comptime LEAST_BLOCK = 256
+"""Rows of a block at least, for each block has all weights pass."""
+
+
+@fieldwise_init
+struct RowRange(TrivialRegisterPassable):
+    """Some rows of a batch, one after the other."""
+
+    var first: Int
+    var count: Int
+
 
 trait LinearWeights(TrivialRegisterPassable):
     """A matrix w of a linear layer y = x @ w.T."""
@@ -26,6 +41,10 @@ trait LinearWeights(TrivialRegisterPassable):
 
     def panels(self) -> Int:
         """How many panels there are."""
+        ...
+
+    def row_block(self, tokens: Int) -> Int:
+        """Rows that `multiply` takes at most of so many: those whose forms stay in a core's cache."""
         ...
 
     def take_rows(
@@ -48,16 +67,18 @@ trait LinearWeights(TrivialRegisterPassable):
         y_stride: Int,
         memory: WritePtr[DType.float32],
         tokens: Int,
+        rows: RowRange,
         panel: Int,
         next: ReadPtr[DType.uint8],
     ):
-        """Computes the outputs of a panel.
+        """Computes the outputs of a panel for a block of rows.
 
         Args:
-            y: The panel's first output of the first row.
+            y: The panel's first output of the first of these rows.
             y_stride: Elements from one row of y to the next.
-            memory: The rows, from `take_rows`.
+            memory: All rows, from `take_rows`.
             tokens: How many.
+            rows: A block of them, see `row_block`.
             panel: Number of the panel.
             next: The panel, of any matrix, that is needed next.
         """
@@ -116,6 +137,14 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
             return ceildiv(self.columns, factor) * factor * PANEL
 
     @always_inline
+    def row_block(self, tokens: Int) -> Int:
+        comptime if not has_tiles[Self.isa]() or not (Self.tiled or Self.quantized):
+            return tokens
+        else:
+            var most = max(LEAST_BLOCK, BLOCK_BYTES // (self.columns * (2 if Self.tiled else 1)))
+            return min(tokens, ceildiv(ceildiv(tokens, ceildiv(tokens, most)), TILE_ROWS) * TILE_ROWS)
+
+    @always_inline
     def take_rows(
         self, memory: WritePtr[DType.float32], tokens: Int, t: Int, x: ReadPtr[DType.float32], x_stride: Int
     ):
@@ -141,6 +170,7 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
         y_stride: Int,
         memory: WritePtr[DType.float32],
         tokens: Int,
+        rows: RowRange,
         panel: Int,
         next: ReadPtr[DType.uint8],
     ):
@@ -154,7 +184,7 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
                 self.columns,
                 self.groups,
             )
-            quantized_panel[Self.isa](y, y_stride, x, tokens, w, panel, {next})
+            quantized_panel[Self.isa](y, y_stride, x.row(rows.first), rows.count, w, panel, {next})
         else:
             var w = self.data.unsafe_offset(panel * self.panel_size())
             var outputs = min(PANEL, self.rows - panel * PANEL)
@@ -163,7 +193,9 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
                 half_panel(y, y_stride, x, rebind[ReadPtr[DType.float16]](w), outputs, next)
             elif Self.tiled:
                 var x = Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns)
-                tiled_panel(y, y_stride, x, rebind[ReadPtr[DType.bfloat16]](w), outputs, {next})
+                tiled_panel(
+                    y, y_stride, x, rows.first, rows.count, rebind[ReadPtr[DType.bfloat16]](w), outputs, {next}
+                )
             else:
                 var x = Rows[Self.operand, Self.block](
                     memory.unsafe_bitcast[Scalar[Self.operand]](), tokens, self.columns

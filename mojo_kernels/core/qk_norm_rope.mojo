@@ -86,21 +86,26 @@ struct QKNormRopeStore:
             var k_gamma_in = untracked(k_gamma.unsafe_ptr())
             var rope_in = untracked(rope.unsafe_ptr())
 
-            def rows(begin: Int, end: Int) {imm}:
-                var head = untracked(stack_allocation[MAX_HEAD_DIM, Float32]())
-                for t in range(begin, end):
-                    var source = qkv_in.unsafe_offset(t * qkv_size)
-                    var angles = rope_in.unsafe_offset(t * head_dim)
-                    for h in range(q_heads):
-                        rms_norm_row(head, source.unsafe_offset(h * head_dim), q_gamma_in, head_dim, eps)
-                        rotate_half(head, angles, head_dim)
-                        store_row(q_out.unsafe_offset(t * q_size + h * head_dim), head, head_dim)
-                    var place = slots.of(t)
-                    for h in range(kv_heads):
-                        var k = source.unsafe_offset(q_size + h * head_dim)
-                        rms_norm_row(head, k, k_gamma_in, head_dim, eps)
-                        rotate_half(head, angles, head_dim)
-                        kv.store_key(place.page, h, place.slot, head)
-                        kv.store_value(place.page, h, place.slot, k.unsafe_offset(kv_heads * head_dim), place.last)
+            var tokens = q.dim_size(0)
 
-            parallel_ranges(q.dim_size(0), 4 * qkv_size, rows)
+            def heads(begin: Int, end: Int) {imm}:
+                var head = untracked(stack_allocation[MAX_HEAD_DIM, Float32]())
+                for h in range(begin, end):
+                    for t in range(tokens):
+                        var source = qkv_in.unsafe_offset(t * qkv_size + h * head_dim)
+                        var angles = rope_in.unsafe_offset(t * head_dim)
+                        if h < q_heads:
+                            rms_norm_row(head, source, q_gamma_in, head_dim, eps)
+                            rotate_half(head, angles, head_dim)
+                            store_row(q_out.unsafe_offset(t * q_size + h * head_dim), head, head_dim)
+                            continue
+                        var place = slots.of(t)
+                        if h < q_heads + kv_heads:
+                            rms_norm_row(head, source, k_gamma_in, head_dim, eps)
+                            rotate_half(head, angles, head_dim)
+                            kv.store_key(place.page, h - q_heads, place.slot, head)
+                        else:
+                            kv.store_value(place.page, h - q_heads - kv_heads, place.slot, source)
+
+            # A head's positions belong to one thread: pairs of them share words of memory.
+            parallel_ranges(q_heads + 2 * kv_heads, 4 * tokens * head_dim, heads)

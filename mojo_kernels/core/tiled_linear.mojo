@@ -4,8 +4,8 @@ What a panel has at 16 pairs of columns is four tiles as it lies. Each output's 
 any number of rows, one included, so a row's result never depends on the rows beside it (batch invariance).
 """
 
-from .packed import LINE, NextWeights, PANEL, fetch_ahead, store_outputs
-from ..utils.simd import WIDTH
+from .packed import ChunkAhead, LINE, NextWeights, PANEL, fetch_ahead, fetch_bytes, store_outputs
+from ..utils.simd import WIDTH, rounded
 from ..utils.tiles import (
     ROW_BYTES,
     TILE_LANES,
@@ -24,10 +24,16 @@ comptime STEP = 32
 comptime PAIRS = STEP // 2
 comptime STEP_BYTES = 2 * PANEL * 2
 """Bytes of a panel at one pair of columns."""
-comptime BLOCK_ROWS = 2 * TILE_ROWS
-"""Rows of x that share each load of weights."""
-comptime STRETCH = 512
-"""Columns over which half a panel stays in the nearest cache while many rows pass it."""
+comptime STEP_LINES = PAIRS * STEP_BYTES // LINE
+"""Cache lines of a panel at a tile's columns."""
+comptime CHUNK = 256
+"""Columns of a panel that stay in the nearest cache while a tile of rows after the other passes them."""
+comptime PASS = 512
+"""Most rows that pass a chunk together."""
+comptime TILES = PANEL // TILE_LANES
+"""Of sums: a tile of rows times a panel."""
+comptime CLOSE = 2 * PANEL
+"""Elements between rows of y at most, for sums to wait there: in rows further apart they meet in a few sets of a cache."""
 
 
 def check_columns(columns: Int) raises:
@@ -73,17 +79,8 @@ struct TiledRows[tiled: Bool](TrivialRegisterPassable):
         var m = t - t % TILE_ROWS
         for k in range(0, self.columns, STEP):
             comptime for i in range(0, STEP, WIDTH):
-                var rounded = x.unsafe_load[width=WIDTH](k + i).cast[DType.bfloat16]()
+                var rounded = rounded[DType.bfloat16, WIDTH](x.unsafe_load[width=WIDTH](k + i))
                 self.tile(m, k).unsafe_mut_cast[True]().unsafe_store(t % TILE_ROWS * STEP + i, rounded)
-
-
-@always_inline
-def fetch_weights(w: ReadPtr[DType.bfloat16], bytes: Int, next: NextWeights, pair: Int):
-    """Asks for `bytes` of each of a step's pairs some steps on, and for a share of the next panel."""
-    for i in range(PAIRS):
-        for line in range(0, bytes, LINE):
-            fetch_ahead[LINE](w.unsafe_offset((i * STEP_BYTES + line) // 2))
-        next.fetch(pair + i)
 
 
 @always_inline
@@ -104,92 +101,145 @@ def store_sums[
 
 
 def few_rows[
-    tiled: Bool
+    tiled: Bool, fetches: Bool
 ](
     y: WritePtr[DType.float32],
     y_stride: Int,
     x: TiledRows[tiled],
     m: Int,
+    rows: Int,
     w: ReadPtr[DType.bfloat16],
     outputs: Int,
     next: NextWeights,
 ):
     """Up to 16 rows against a panel, which is read as one stream; tiles are configured for as many rows.
 
+    Parameters:
+        tiled: How x lies, see `TiledRows`.
+        fetches: Whether the panel comes from memory.
+
     Args:
         y: First output of the first of these rows.
         y_stride: Elements from one row of y to the next.
         x: All rows.
         m: The first of these, a multiple of 16.
+        rows: How many there are.
         w: The panel.
         outputs: How many of its lanes are outputs.
         next: What to ask memory for meanwhile; with one row, memory has enough to do.
     """
-    comptime tiles = PANEL // TILE_LANES
-    comptime for v in range(tiles):
+    comptime for v in range(TILES):
         zero_tile[v]()
     for k in range(0, x.columns, STEP):
         var here = w.unsafe_offset(k * PANEL)
-        if x.rows > 1:
-            fetch_weights(here, STEP_BYTES, next, k // 2)
-        else:
-            fetch_ahead[PAIRS * STEP_BYTES](here)
+        comptime if fetches:
+            fetch_ahead[STEP_LINES * LINE](here)
+            if rows > 1:
+                for pair in range(k // 2, k // 2 + PAIRS):
+                    next.fetch(pair)
         load_tile[4](x.tile(m, k), x.stride())
-        comptime for v in range(tiles):
+        comptime for v in range(TILES):
             load_tile[6 + v % 2](here.unsafe_offset(v * STEP), STEP_BYTES)
             add_bfloat16[v, 4, 6 + v % 2]()
-    comptime for v in range(tiles):
+    comptime for v in range(TILES):
         var lane = v * TILE_LANES
-        store_sums[v](y.unsafe_offset(lane), y_stride, x.block_rows(m), outputs - lane)
+        store_sums[v](y.unsafe_offset(lane), y_stride, rows, outputs - lane)
 
 
-def block_of_rows[
+@always_inline
+def add_chunk[
+    tiled: Bool
+](
+    x: ReadPtr[DType.bfloat16],
+    x_stride: Int,
+    w: ReadPtr[DType.bfloat16],
+    steps: Int,
+    asked: ReadPtr[DType.uint8],
+    lines: Int,
+):
+    """Adds products of 16 rows with a chunk of a panel to tiles 0 to 3.
+
+    Parameters:
+        tiled: How x lies, see `TiledRows`.
+
+    Args:
+        x: The rows at the chunk.
+        x_stride: Bytes from one of them to the next.
+        w: The chunk.
+        steps: Steps of 32 columns.
+        asked: What to ask memory for meanwhile.
+        lines: Cache lines of it in each step.
+    """
+    comptime x_step = STEP * (TILE_ROWS if tiled else 1)
+    for step in range(steps):
+        var here = w.unsafe_offset(step * STEP * PANEL)
+        fetch_bytes(asked.unsafe_offset(step * lines * LINE), lines * LINE)
+        load_tile[4](x.unsafe_offset(step * x_step), x_stride)
+        comptime for v in range(TILES):
+            load_tile[5 + v % 3](here.unsafe_offset(v * STEP), STEP_BYTES)
+            add_bfloat16[v, 4, 5 + v % 3]()
+
+
+def many_rows[
     tiled: Bool
 ](
     y: WritePtr[DType.float32],
     y_stride: Int,
     x: TiledRows[tiled],
-    m: Int,
-    w: ReadPtr[DType.bfloat16],
-    outputs: Int,
     begin: Int,
     end: Int,
-    next: NextWeights,
-    fetch: Bool,
+    w: ReadPtr[DType.bfloat16],
+    outputs: Int,
+    next: ReadPtr[DType.uint8],
+    fetches: Bool,
 ):
-    """17 to 32 rows against half a panel, over some columns.
+    """Tiles of 16 rows against a panel, chunk by chunk: each finds the chunk's weights in the nearest cache.
+
+    Parameters:
+        tiled: How x lies, see `TiledRows`.
 
     Args:
-        y: First output of the first row in this half.
+        y: First output of the first of these rows.
         y_stride: Elements from one row of y to the next.
         x: All rows.
-        m: The first of these, a multiple of 16.
-        w: The panel, from the half's first lane on.
-        outputs: How many of the half's lanes are outputs.
-        begin: The first column; where that isn't 0, sums go on from what y has.
-        end: The column after the last.
-        next: What to ask memory for meanwhile.
-        fetch: Whether to.
+        begin: The first of these, a multiple of 16.
+        end: The row after the last; all tiles are full.
+        w: The panel.
+        outputs: How many of its lanes are outputs.
+        next: The panel that is needed next.
+        fetches: Whether to ask memory for it meanwhile.
     """
-    comptime for t in range(4):
-        if begin == 0:
-            zero_tile[t]()
-        else:
-            load_tile[t](y.unsafe_offset(t // 2 * TILE_ROWS * y_stride + t % 2 * TILE_LANES), 4 * y_stride)
-    for k in range(begin, end, STEP):
-        var here = w.unsafe_offset(k * PANEL)
-        if fetch:
-            fetch_weights(here, STEP_BYTES // 2, next, k // 2)
-        comptime for v in range(2):
-            load_tile[6 + v](here.unsafe_offset(v * STEP), STEP_BYTES)
-        comptime for r in range(2):
-            load_tile[4 + r](x.tile(m + r * TILE_ROWS, k), x.stride())
-            comptime for v in range(2):
-                add_bfloat16[2 * r + v, 4 + r, 6 + v]()
-    comptime for t in range(4):
-        var row = m + t // 2 * TILE_ROWS
-        var lane = t % 2 * TILE_LANES
-        store_sums[t](y.unsafe_offset((row - m) * y_stride + lane), y_stride, x.block_rows(row), outputs - lane)
+    var room = Array[Float32, PASS * PANEL](uninitialized=True)
+    var in_place = y_stride <= CLOSE and outputs >= PANEL
+    var sums = y if in_place else untracked(room.unsafe_ptr())
+    var stride = y_stride if in_place else PANEL
+    var bytes = 2 * x.columns * PANEL
+    comptime for v in range(TILES):
+        zero_tile[v]()
+    for k in range(0, x.columns, CHUNK):
+        var steps = min(CHUNK, x.columns - k) // STEP
+        var last = k + CHUNK >= x.columns
+        var ahead = ChunkAhead[STEP_LINES](w.unsafe_bitcast[UInt8](), bytes, bytes + 2 * k * PANEL, next)
+        if not fetches:
+            ahead.left = 0
+        for m in range(begin, end, TILE_ROWS):
+            var lines = ahead.share((end - m) // TILE_ROWS)
+            add_chunk[tiled](x.tile(m, k), x.stride(), w.unsafe_offset(k * PANEL), steps, ahead.take(lines, steps), lines)
+            var place = sums.unsafe_offset((m - begin) * stride)
+            var following = place.unsafe_offset(TILE_ROWS * stride) if m + TILE_ROWS < end else sums
+            var fresh = k == 0 and m + TILE_ROWS < end
+            # Tiles are stored and filled again by turns: else products wait for all stores, and then for all loads.
+            comptime for v in range(TILES):
+                comptime lane = v * TILE_LANES
+                if last and not in_place:
+                    store_sums[v](y.unsafe_offset((m - begin) * y_stride + lane), y_stride, TILE_ROWS, outputs - lane)
+                else:
+                    store_tile[v](place.unsafe_offset(lane), 4 * stride)
+                if fresh:
+                    zero_tile[v]()
+                else:
+                    load_tile[v](following.unsafe_offset(lane), 4 * stride)
+    _ = room^
 
 
 def tiled_panel[
@@ -198,54 +248,41 @@ def tiled_panel[
     y: WritePtr[DType.float32],
     y_stride: Int,
     x: TiledRows[tiled],
+    first: Int,
+    rows: Int,
     w: ReadPtr[DType.bfloat16],
     outputs: Int,
     next: NextWeights,
 ):
-    """All rows of x against a panel.
+    """Rows of x against a panel.
 
     Parameters:
         tiled: How x lies, see `TiledRows`.
 
     Args:
-        y: First output of the panel; row r begins at `y + r * y_stride`.
+        y: First output of the first of the rows; row r of them begins at `y + r * y_stride`.
         y_stride: Elements from one row of y to the next.
-        x: The rows; their columns are a multiple of 32.
+        x: All rows; their columns are a multiple of 32.
+        first: The first of those to multiply, a multiple of 16.
+        rows: How many: a multiple of 16, or all that are left.
         w: The panel.
         outputs: How many of its lanes are outputs.
         next: The panel that is needed next.
     """
-    comptime half = PANEL // 2
-    var after = next.after(1, x.columns // 2, STEP_BYTES)
-    var left = x.rows % BLOCK_ROWS
-    var whole = x.rows - left
-
-    def blocks(first: Int, last: Int, begin: Int, end: Int) {imm}:
-        for lane in range(0, min(outputs, PANEL), half):
-            for m in range(first, last, BLOCK_ROWS):
-                block_of_rows(
-                    y.unsafe_offset(m * y_stride + lane),
-                    y_stride,
-                    x,
-                    m,
-                    w.unsafe_offset(2 * lane),
-                    outputs - lane,
-                    begin,
-                    end,
-                    next if lane == 0 else after,
-                    m == 0,
-                )
-
-    if whole > 0:
-        configure_tiles(TILE_ROWS, TILE_ROWS)
-        # Sums wait in y only where all lanes are outputs.
-        var stretch = STRETCH if whole > BLOCK_ROWS and outputs >= PANEL else x.columns
-        for begin in range(0, x.columns, stretch):
-            blocks(0, whole, begin, min(begin + stretch, x.columns))
-    if left > TILE_ROWS:
-        configure_tiles(TILE_ROWS, left - TILE_ROWS)
-        blocks(whole, x.rows, 0, x.columns)
-    elif left > 0:
+    if rows == 0:
+        return
+    if rows <= TILE_ROWS:
+        configure_tiles(rows, rows)
+        few_rows[fetches=True](y, y_stride, x, first, rows, w, outputs, next)
+        release_tiles()
+        return
+    var left = rows % TILE_ROWS
+    configure_tiles(TILE_ROWS, TILE_ROWS)
+    for m in range(0, rows - left, PASS):
+        var end = first + min(m + PASS, rows - left)
+        many_rows(y.unsafe_offset(m * y_stride), y_stride, x, first + m, end, w, outputs, next.start, m == 0)
+    if left > 0:
         configure_tiles(left, left)
-        few_rows(y.unsafe_offset(whole * y_stride), y_stride, x, whole, w, outputs, next)
+        var m = rows - left
+        few_rows[fetches=False](y.unsafe_offset(m * y_stride), y_stride, x, first + m, left, w, outputs, next)
     release_tiles()

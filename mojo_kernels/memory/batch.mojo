@@ -88,8 +88,6 @@ struct Slot(TrivialRegisterPassable):
     var page: Int
     var slot: Int
     """In the page."""
-    var last: Bool
-    """Whether the row is its request's last one in this batch."""
 
 
 @fieldwise_init
@@ -114,5 +112,4 @@ struct RaggedSlots(TrivialRegisterPassable):
         return {
             Int(self.page_table[unsafe_offset=request * self.pages_per_request + page]),
             slot,
-            row + 1 == Int(self.row_offsets[unsafe_offset=request + 1]),
         }

@@ -114,7 +114,7 @@ struct Block[cache_type: DType, head_dim: Int]:
             for d in range(0, Self.head_dim, PANEL):
                 put_key(keys.unsafe_offset(panel), i % PANEL, d, key.unsafe_load[width=PANEL](d))
                 var v = value.unsafe_load[width=PANEL](d)
-                put_value(values.unsafe_offset(panel), i % PANEL, Self.head_dim, d, v, i == self.count - 1)
+                put_value(values.unsafe_offset(panel), i % PANEL, Self.head_dim, d, v)
             comptime if Self.cache_type == DType.int8:
                 var scale = self.kv.scales(page, head).unsafe_offset(slot)
                 scales[unsafe_offset=i] = scale[]

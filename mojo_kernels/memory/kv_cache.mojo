@@ -12,7 +12,10 @@ and attention interleaves what it reads.
 """
 
 
-from ..utils.simd import largest_magnitude
+from std.memory import bitcast
+from std.sys import size_of
+
+from ..utils.simd import largest_magnitude, rounded
 from ..utils.types import MutableInputTensor, ReadPtr, WritePtr, untracked
 
 comptime PANEL = 16
@@ -27,6 +30,16 @@ comptime SCALE_BYTES = 4
 def pair_size[dtype: DType]() -> Int:
     """Numbers that lie together because CPUs multiply them at once: P above."""
     return 1 if dtype == DType.float32 else 2
+
+
+def number_bits[dtype: DType]() -> DType:
+    """A type for the bits of a number that lies in pairs."""
+    return DType.uint8 if dtype == DType.int8 else DType.uint16
+
+
+def pair_bits[dtype: DType]() -> DType:
+    """One for those of a pair."""
+    return DType.uint16 if dtype == DType.int8 else DType.uint32
 
 
 @fieldwise_init
@@ -104,16 +117,16 @@ struct PagedKVCache[dtype: DType](TrivialRegisterPassable):
             else:
                 keys.unsafe_store(slot * self.head_dim + i, k)
 
-    def store_value(self, page: Int, head: Int, slot: Int, value: ReadPtr[DType.float32], last: Bool):
-        """Writes a position's value.
+    def store_value(self, page: Int, head: Int, slot: Int, value: ReadPtr[DType.float32]):
+        """Writes a position's value; of a pair of positions the first one goes first, and sets the other one to zero.
+
+        Attention reads that, with weight zero, before it is written.
 
         Args:
             page: The page.
             head: The KV head.
             slot: The position's place in the page.
             value: [head_dim].
-            last: No later position of the page is written in this step. The other half of a pair of values is set
-                to zero then: attention reads it, with weight zero, before it is written.
         """
         var values = self.keys(page, head).unsafe_offset(self.value_offset)
         var scales = self.scales(page, head).unsafe_offset(self.value_offset // SCALE_BYTES)
@@ -122,7 +135,7 @@ struct PagedKVCache[dtype: DType](TrivialRegisterPassable):
         for i in range(0, self.head_dim, PANEL):
             var v = convert[Self.dtype](value, i, factor)
             if self.in_panels():
-                put_value(panel, slot % PANEL, self.head_dim, i, v, last)
+                put_value(panel, slot % PANEL, self.head_dim, i, v)
             else:
                 values.unsafe_store(slot * self.head_dim + i, v)
 
@@ -149,15 +162,21 @@ def put_key[dtype: DType](panel: WritePtr[dtype], lane: Int, i: Int, key: SIMD[d
     """
     comptime pair = pair_size[dtype]()
     var place = panel.unsafe_offset(i * PANEL + lane * pair)
-    comptime for j in range(PANEL):
-        place[unsafe_offset=(j // pair) * pair * PANEL + j % pair] = key[j]
+    comptime if pair == 1:
+        comptime for j in range(PANEL):
+            place[unsafe_offset=j * PANEL] = key[j]
+    else:
+        comptime both = pair_bits[dtype]()
+        var pairs = bitcast[both, PANEL // 2](key)
+        comptime for j in range(PANEL // 2):
+            place.unsafe_bitcast[Scalar[both]]()[unsafe_offset=j * PANEL] = pairs[j]
 
 
 @always_inline
 def put_value[
     dtype: DType
-](panel: WritePtr[dtype], lane: Int, head_dim: Int, i: Int, value: SIMD[dtype, PANEL], last: Bool):
-    """Writes a part of a position's value into a panel.
+](panel: WritePtr[dtype], lane: Int, head_dim: Int, i: Int, value: SIMD[dtype, PANEL]):
+    """Writes a part of a position's value into a panel, and zeros for the position after it that shares its pairs.
 
     Args:
         panel: The panel of values.
@@ -165,16 +184,18 @@ def put_value[
         head_dim: Numbers of a row.
         i: Where in the row the part lies, a multiple of 16.
         value: The part.
-        last: As in `PagedKVCache.store_value`.
     """
-    comptime pair = pair_size[dtype]()
-    var place = panel.unsafe_offset((lane // pair) * pair * head_dim + i * pair + lane % pair)
-    comptime for j in range(PANEL):
-        place[unsafe_offset=j * pair] = value[j]
-    comptime if pair == 2:
-        if last and lane % 2 == 0:
-            comptime for j in range(PANEL):
-                place[unsafe_offset=j * pair + 1] = 0
+    comptime if pair_size[dtype]() == 1:
+        panel.unsafe_store(lane * head_dim + i, value)
+    else:
+        comptime both = pair_bits[dtype]()
+        comptime bits = 4 * size_of[Scalar[both]]()
+        comptime Pairs = SIMD[both, PANEL]
+        var place = panel.unsafe_offset(lane // 2 * 2 * head_dim + 2 * i).unsafe_bitcast[Scalar[both]]()
+        var pairs = bitcast[number_bits[dtype](), PANEL](value).cast[both]()
+        if lane % 2 == 1:
+            pairs = (pairs << Pairs(bits)) | (place.unsafe_load[width=PANEL](0) & Pairs((1 << bits) - 1))
+        place.unsafe_store(0, pairs)
 
 
 @always_inline
@@ -186,4 +207,4 @@ def convert[dtype: DType](source: ReadPtr[DType.float32], offset: Int, factor: F
     elif dtype == DType.float16:
         return (x * SIXTEENTH).cast[dtype]()
     else:
-        return x.cast[dtype]()
+        return rounded[dtype, PANEL](x)
