@@ -9,7 +9,7 @@ from std.math import ceildiv, fma
 from std.memory import bitcast
 
 from .packed import NextWeights, PANEL, fetch_ahead, store_outputs
-from .quantized_amx import quantized_panel_by_amx
+from .quantized_amx import TILED_FROM, TiledQuads, quantized_panel_by_amx, sum_weight
 from .quantized_rows import QUADS, QuantizedMatrix, QuantizedRows
 from ..utils.isa import (
     QuadSums,
@@ -22,7 +22,8 @@ from ..utils.isa import (
     widen_sums,
 )
 from ..utils.parallel import parallel_ranges
-from ..utils.types import ReadPtr, WritePtr
+from ..utils.tiles import TILE_ROWS
+from ..utils.types import ReadPtr, WritePtr, untracked
 
 
 comptime STRETCH = 32
@@ -250,11 +251,8 @@ def quantized_panel[
     var steps = w.groups * w.group * bits // 32
     var first = panel * PANEL
     var m = 0
-    comptime if has_tiles[isa]():
-        if first + PANEL <= w.rows:
-            m = quantized_panel_by_amx(y, y_stride, x, m_size, w, panel, next.start)
-    # The first rows bring the weights into the cache, the others find them there; AMX has asked for the next panel.
-    var tile = m // tile_rows[isa]()
+    # The first rows bring the weights into the cache, the others find them there.
+    var tile = 0
     while m < m_size:
         comptime for rows in [6, 4, 2, 1]:
             comptime if rows <= tile_rows[isa]():
@@ -299,10 +297,21 @@ def quantized_linear[
         m_size: How many.
         w: The matrix.
     """
+    var by_tiles = has_tiles[isa]() and m_size >= TILED_FROM
+    var tiled_rows = ceildiv(m_size, TILE_ROWS) * TILE_ROWS if by_tiles else 0
+    var copies = List[Int8](unsafe_uninit_length=tiled_rows * (x.columns + 8 * x.groups))
+    var tiled = TiledQuads(untracked(copies.unsafe_ptr()), m_size, x.columns, x.groups)
+    for t in range(m_size if by_tiles else 0):
+        tiled.copy(t, x, sum_weight[bits, offsets]())
 
     def panels(begin: Int, end: Int) {imm}:
         for panel in range(begin, end):
             var next = w.block(min(panel + 1, end - 1), 0)
-            quantized_panel[isa](y.unsafe_offset(panel * PANEL), w.rows, x, m_size, w, panel, {next})
+            var to = y.unsafe_offset(panel * PANEL)
+            if by_tiles:
+                quantized_panel_by_amx(to, w.rows, tiled, 0, m_size, w, panel, next)
+            else:
+                quantized_panel[isa](to, w.rows, x, m_size, w, panel, {next})
 
     parallel_ranges(ceildiv(w.rows, PANEL), PANEL * m_size * w.groups * w.group, panels)
+    _ = copies^

@@ -82,16 +82,47 @@ def quantize_row(
         groups: Groups in a row.
         group: Columns in a group, a multiple of 16.
     """
-    comptime width = 16
     for g in range(groups):
-        var here = x.unsafe_offset(g * group)
-        var largest = largest_magnitude(here, group)
-        var inverse = Float32(127) / largest if largest > 0 else Float32(0)
-        var sums = SIMD[DType.int32, width](0)
-        for i in range(0, group, width):
-            var steps = round(here.unsafe_load[width=width](i) * inverse).cast[DType.int32]()
+        var scale = quantize_group(values.unsafe_offset(g * group), x.unsafe_offset(g * group), group, group, group)
+        scales[unsafe_offset=2 * g] = scale.unit
+        scales[unsafe_offset=2 * g + 1] = scale.sum
+
+
+@fieldwise_init
+struct GroupScale(TrivialRegisterPassable):
+    """Of a group of x."""
+
+    var unit: Float32
+    """What a unit stands for."""
+    var sum: Float32
+    """The sum of the group in units, times that."""
+
+
+@always_inline
+def quantize_group(
+    values: WritePtr[DType.int8], x: ReadPtr[DType.float32], group: Int, piece: Int, stride: Int
+) -> GroupScale:
+    """Rounds a group to 127 steps of each sign.
+
+    Args:
+        values: Where its first numbers are written.
+        x: [group].
+        group: Numbers, a multiple of `piece`.
+        piece: Numbers that are written one after the other, a multiple of 16.
+        stride: Bytes from the first number of such a piece to that of the next.
+
+    Returns:
+        Its scale.
+    """
+    comptime width = 16
+    var largest = largest_magnitude(x, group)
+    var inverse = Float32(127) / largest if largest > 0 else Float32(0)
+    var sums = SIMD[DType.int32, width](0)
+    for first in range(0, group, piece):
+        var place = values.unsafe_offset(first // piece * stride)
+        for i in range(0, piece, width):
+            var steps = round(x.unsafe_load[width=width](first + i) * inverse).cast[DType.int32]()
             sums += steps
-            values.unsafe_store(g * group + i, steps.cast[DType.int8]())
-        var unit = largest / 127
-        scales[unsafe_offset=2 * g] = unit
-        scales[unsafe_offset=2 * g + 1] = unit * sums.reduce_add().cast[DType.float32]()
+            place.unsafe_store(i, steps.cast[DType.int8]())
+    var unit = largest / 127
+    return {unit, unit * sums.reduce_add().cast[DType.float32]()}
