@@ -50,6 +50,6 @@ def model_graph(
     isa = resolve_isa(precision.cpu_isa, config, precision.compute_dtype)
     compute_dtype = resolve_compute_dtype(precision.compute_dtype, dtype, isa)
     kv_dtype = resolve_kv_dtype(precision.kv_dtype, dtype, compute_dtype, isa)
-    formats = matrix_formats(precision.quantization, weight_specs(config), given)
+    formats = matrix_formats(precision.quantization, weight_specs(config), given, isa)
     layout = KVCacheLayout.of(config, page_size, DType[kv_dtype])
     return ModelGraph(config, layout, DType[dtype], isa, DType[compute_dtype], tuple(formats.items()))

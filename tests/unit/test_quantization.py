@@ -54,15 +54,22 @@ def every(form: QuantFormat | None) -> dict[str, QuantFormat | None]:
     ],
 )
 def test_formats(quantization: str, given: dict, expected: dict) -> None:
-    assert matrix_formats(quantization, specs(), given) == expected
+    assert matrix_formats(quantization, specs(), given, "avx2") == expected
+
+
+def test_tiles_take_larger_groups() -> None:
+    assert matrix_formats("int8", specs(), {}, "amx") == {"qkv": QuantFormat(8, 128, False)}
+    assert matrix_formats("int8", specs(64), {}, "amx") == {"qkv": QuantFormat(8, 64, False)}
+    assert matrix_formats("int8", specs(), every(INT8), "amx") == {"qkv": INT8}
+    assert matrix_formats("int4", specs(), {}, "amx") == {"qkv": INT4}
 
 
 def test_columns_must_make_groups() -> None:
-    assert matrix_formats("int8", specs(96), {}) == {"qkv": INT8}
+    assert matrix_formats("int8", specs(96), {}, "avx2") == {"qkv": INT8}
     with pytest.raises(ConfigError, match=r"100 columns.*--quantization none"):
-        matrix_formats("int8", specs(100), {})
+        matrix_formats("int8", specs(100), {}, "avx2")
     with pytest.raises(ConfigError, match=r"int3.*int4"):
-        matrix_formats("int3", specs(), {})
+        matrix_formats("int3", specs(), {}, "avx2")
 
 
 def test_description() -> None:
