@@ -36,14 +36,9 @@ def add_block_by_amx[head_dim: Int](mut tile: Tile[DType.bfloat16, DType.bfloat1
     var start = index * BLOCK
     var first = tile.find(index)
     compute_scores(tile, first, start)
-    var scores = untracked(tile.scores.unsafe_ptr().unsafe_bitcast[Float32]())
     for head in range(tile.heads):
         for row in range(first, tile.rows):
-            var r = head * tile.rows + row
-            var visible = min(BLOCK, tile.limit[row] - start)
-            for i in range(r * BLOCK, r * BLOCK + visible, LANES):
-                scores.unsafe_store(i, scores.unsafe_load[width=LANES](i) * tile.query_scale[r])
-            tile.weigh(head, row, visible)
+            tile.weigh[scaled=False](head, row, min(BLOCK, tile.limit[row] - start))
     add_values(tile, first, start)
     release_tiles()
 

@@ -170,13 +170,14 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
         return first
 
     @always_inline
-    def weigh(mut self, head: Int, row: Int, visible: Int):
-        """Softmax of a row over the block, and how to merge it."""
+    def weigh[scaled: Bool](mut self, head: Int, row: Int, visible: Int):
+        """Softmax of a row over the block, whose scores may be scaled already, and how to merge it."""
         var r = head * self.rows + row
         var sums = weigh_row[Self.operand](
             untracked(self.scores.unsafe_ptr().unsafe_bitcast[Float32]()).unsafe_offset(r * BLOCK),
             untracked(self.weights.unsafe_ptr().unsafe_bitcast[Scalar[Self.operand]]()).unsafe_offset(r * BLOCK),
             visible,
+            1 if scaled else self.query_scale[r],
             self.block,
             head,
         )

@@ -31,7 +31,7 @@ def add_block_by_vectors[
             score_rows(tile, head, first, panel, start)
     for head in range(tile.heads):
         for row in range(first, tile.rows):
-            tile.weigh(head, row, min(BLOCK, tile.limit[row] - start))
+            tile.weigh[scaled=True](head, row, min(BLOCK, tile.limit[row] - start))
     # Several heads take turns sooner, so that what lies together in pages is read together; and so do the columns of a
     # few rows, which wait for memory.
     var step = PANELS if tile.heads == 1 and tile.rows > FETCHING_ROWS else SCORED

@@ -12,6 +12,8 @@ from ..utils.types import WritePtr
 from .products import LANES, Vector16
 
 comptime MASKED = neg_inf[DType.float32]()
+comptime CHAINS = 4
+"""Maxima, and sums, of a row that do not wait for each other."""
 comptime INT16_MAX = Float32(32767)
 comptime QUARTER = Float32(0.25)
 """What float16 weights are multiplied with, so that sums of products stay within their range."""
@@ -41,7 +43,12 @@ struct RowSums(TrivialRegisterPassable):
 def weigh_row[
     operand: DType
 ](
-    scores: WritePtr[DType.float32], weights: WritePtr[operand], visible: Int, block: Block[...], head: Int
+    scores: WritePtr[DType.float32],
+    weights: WritePtr[operand],
+    visible: Int,
+    scale: Float32,
+    block: Block[...],
+    head: Int,
 ) -> RowSums:
     """Turns scores into weights 2^(score - maximum).
 
@@ -50,56 +57,63 @@ def weigh_row[
             float16 ones quarters.
 
     Args:
-        scores: [BLOCK], base 2 logarithms; overwritten.
+        scores: [BLOCK], base 2 logarithms over `scale`; overwritten.
         weights: [BLOCK]; zero where the row sees no key.
         visible: Keys that the row sees, at least 1.
+        scale: Not negative.
         block: The block, whose values' scales int16 weights are multiplied with.
         head: The KV head in the block.
     """
-    var used = ceildiv(visible, PANEL)
-    var end = used * PANEL
-    var tail = end - PANEL
-    var seen = iota[DType.int32, LANES]().lt(Int32(visible - tail))
-    scores.unsafe_store(tail, seen.select(scores.unsafe_load[width=LANES](tail), Vector16(MASKED)))
-    var largest = Vector16(MASKED)
-    for i in range(0, end, LANES):
-        largest = max(largest, scores.unsafe_load[width=LANES](i))
-    var maximum = largest.reduce_max()
-    var sums = Vector16(0)
+    comptime stretch = CHAINS * LANES
+    var end = ceildiv(visible, stretch) * stretch
+    var tail = visible - visible % LANES
+    if tail < end:
+        var seen = iota[DType.int32, LANES]().lt(Int32(visible - tail))
+        scores.unsafe_store(tail, seen.select(scores.unsafe_load[width=LANES](tail), Vector16(MASKED)))
+        for i in range(tail + LANES, end, LANES):
+            scores.unsafe_store(i, Vector16(MASKED))
+    var largest = Array[Vector16, CHAINS](fill=Vector16(MASKED))
+    for begin in range(0, end, stretch):
+        comptime for c in range(CHAINS):
+            largest[c] = max(largest[c], scores.unsafe_load[width=LANES](begin + c * LANES))
+    var maximum = max(max(largest[0], largest[1]), max(largest[2], largest[3])).reduce_max() * scale
+    var sums = Array[Vector16, CHAINS](fill=Vector16(0))
     var most = Vector16(0)
-    for i in range(0, end, LANES):
-        var s = scores.unsafe_load[width=LANES](i)
-        var p = exp2_vector[LANES](s - maximum)
-        sums += p
-        comptime if operand == DType.int16:
-            # The scales behind the last position may be anything.
-            var scaled = p * block.value_scales(i // PANEL, head)
-            scaled = s.gt(MASKED).select(scaled, Vector16(0))
-            scores.unsafe_store(i, scaled)
-            most = max(most, scaled)
-        elif operand == DType.bfloat16:
-            weights.unsafe_store(i, rebind[SIMD[operand, LANES]](to_bfloat16(p)))
-        elif operand == DType.float16:
-            weights.unsafe_store(i, (p * QUARTER).cast[operand]())
-        else:
-            weights.unsafe_store(i, rebind[SIMD[operand, LANES]](p))
-    var scale = Float32(1)
+    for begin in range(0, end, stretch):
+        comptime for c in range(CHAINS):
+            var i = begin + c * LANES
+            var s = scores.unsafe_load[width=LANES](i)
+            var p = exp2_vector[LANES](s * scale - maximum)
+            sums[c] += p
+            comptime if operand == DType.int16:
+                # The scales behind the last position may be anything.
+                var scaled = p * block.value_scales(min(i // PANEL, block.panels - 1), head)
+                scaled = s.gt(MASKED).select(scaled, Vector16(0))
+                scores.unsafe_store(i, scaled)
+                most = max(most, scaled)
+            elif operand == DType.bfloat16:
+                weights.unsafe_store(i, rebind[SIMD[operand, LANES]](to_bfloat16(p)))
+            elif operand == DType.float16:
+                weights.unsafe_store(i, (p * QUARTER).cast[operand]())
+            else:
+                weights.unsafe_store(i, rebind[SIMD[operand, LANES]](p))
+    var unit = Float32(1)
     comptime if operand == DType.int16:
-        scale = most.reduce_max() / INT16_MAX
-        var inverse = 1 / scale if scale > 0 else Float32(0)
+        unit = most.reduce_max() / INT16_MAX
+        var inverse = 1 / unit if unit > 0 else Float32(0)
         for i in range(0, end, LANES):
             weights.unsafe_store(i, round(scores.unsafe_load[width=LANES](i) * inverse).cast[operand]())
     elif operand == DType.float16:
-        scale = 1 / (QUARTER * SIXTEENTH)
+        unit = 1 / (QUARTER * SIXTEENTH)
     # Rows beside this one may see more of the block.
     for i in range(end, BLOCK, LANES):
         weights.unsafe_store(i, SIMD[operand, LANES](0))
-    return RowSums(maximum, sums.reduce_add(), scale)
+    return RowSums(maximum, ((sums[0] + sums[1]) + (sums[2] + sums[3])).reduce_add(), unit)
 
 
 @always_inline
 def merge_factors(maximum: Float32, other: Float32) -> Tuple[Float32, Float32, Float32]:
     """The maximum of two softmax sums, and what to multiply each of them with."""
     var both = max(maximum, other)
-    var decay = Float32(0) if maximum == MASKED else exp2_vector[1](maximum - both)[0]
-    return both, decay, exp2_vector[1](other - both)[0]
+    var less = exp2_vector[1](min(maximum, other) - both)[0]
+    return both, less if maximum < other else Float32(1), Float32(1) if maximum < other else less

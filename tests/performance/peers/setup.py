@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from python_layer.utils.cpu import supported_isas
 from tests.performance.peers.checkpoint import make_checkpoint
 
 TORCH = "torch==2.13.0"
@@ -22,6 +23,7 @@ PACKAGES = {
     "build": ("cmake", "ninja"),
 }
 GGUF_TYPES = ("BF16", "Q8_0", "Q4_0")
+NO_TILES = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 OPENVINO_TYPES = ("fp16", "int8", "int4")
 
 
@@ -67,7 +69,9 @@ class PeerSetup:
 
         def compile_() -> None:
             tools = self.python("build").parent
-            options = ("-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF")
+            options = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF"]
+            if "amx" in supported_isas():  # its quantized models crash when gcc 12 has compiled it for AMX
+                options += [f"-DCMAKE_{kind}_FLAGS={NO_TILES}" for kind in ("C", "CXX")]
             ninja = f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}"
             self._run("llama.cpp", tools / "cmake", "-S", sources, "-B", build, "-G", "Ninja", ninja, *options)
             targets = ("llama-bench", "llama-batched-bench", "llama-quantize")
