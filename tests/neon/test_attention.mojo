@@ -74,7 +74,7 @@ struct Requests[dtype: DType, D: Int]:
                 var slot = position % page_size
                 kv.store_key(page, head, slot, untracked(self.keys[r].unsafe_ptr()).unsafe_offset(i * Self.D))
                 var value = untracked(self.values[r].unsafe_ptr()).unsafe_offset(i * Self.D)
-                kv.store_value(page, head, slot, value, position + 1 == lengths[r])
+                kv.store_value(page, head, slot, value)
 
     def paged(mut self) -> PagedKVCache[Self.dtype]:
         """The cache [pages, 2, kv_heads, page_size, row]."""
