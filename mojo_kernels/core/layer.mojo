@@ -3,6 +3,8 @@
 The parts are those of the other files of this folder, and give the same bits. `layers.mojo` hands the units out.
 """
 
+from std.math import ceildiv
+
 from ..memory.batch import RaggedSlots
 from ..memory.kv_cache import PagedKVCache
 from ..utils.simd import WIDTH, store_row
@@ -27,6 +29,18 @@ comptime DOWN = 9
 comptime PHASES = 10
 comptime GATED_ROWS = 192
 """Fewest rows whose gate is applied panel by panel."""
+
+
+@fieldwise_init
+struct Shares(TrivialRegisterPassable):
+    """How the work of some phases is divided, where rows are many and threads find room for sums of their own."""
+
+    var gated: Bool
+    """Whether the MLP's gate is applied panel by panel."""
+    var mix: Int
+    """Panels that are a unit of the projection of what attention gives."""
+    var down: Int
+    """Those of the projection back."""
 
 
 @fieldwise_init
@@ -82,17 +96,28 @@ struct LayerWork[
             self.slots,
         }
 
+    def shares(self, threads: Int) -> Shares:
+        """How the work is divided among so many threads."""
+        var s = self.sizes
+        if not gates_panels(s, threads):
+            return {False, 1, 1}
+        return {
+            True,
+            panel_group(self.mix, s, threads, s.heads() * s.head_dim),
+            panel_group(self.down, s, threads, 2 * s.inner),
+        }
+
     @always_inline
-    def panel(self, phase: Int, unit: Int, gated: Bool) -> ReadPtr[DType.uint8]:
+    def panel(self, phase: Int, unit: Int, shares: Shares) -> ReadPtr[DType.uint8]:
         """The first weights that a unit of a phase needs; those of the phase to come where it needs none."""
         if phase == HEADS:
             return self.qkv.panel(unit % self.sizes.heads() * Self.head_dim // PANEL)
         elif phase == MIX:
-            return self.mix.panel(unit % self.mix.panels())
+            return self.mix.panel(unit * shares.mix % self.mix.panels())
         elif phase == GATE_UP:
-            return self.gate_up.panel(unit % self.gate_panels(gated))
+            return self.gate_up.panel(unit % self.gate_panels(shares))
         elif phase == DOWN:
-            return self.down.panel(unit % self.down.panels())
+            return self.down.panel(unit * shares.down % self.down.panels())
         elif phase == NORM:
             return self.qkv.panel(0)
         elif phase < MIX:
@@ -101,13 +126,14 @@ struct LayerWork[
             return self.gate_up.panel(0) if phase < GATE_UP else self.down.panel(0)
 
     @always_inline
-    def do(self, phase: Int, unit: Int, thread: Int, next: ReadPtr[DType.uint8]):
+    def do(self, phase: Int, unit: Int, shares: Shares, thread: Int, next: ReadPtr[DType.uint8]):
         """Does a unit of a phase other than attention.
 
         Args:
             phase: The phase.
             unit: The unit.
-            thread: Number of the thread where panels of the gate are applied at once (`gates_panels`); else -1.
+            shares: How the work is divided.
+            thread: Number of the thread.
             next: The panel to ask for meanwhile.
         """
         var s = self.scratch
@@ -121,15 +147,12 @@ struct LayerWork[
             var rows = s.attended.unsafe_offset(first * size)
             self.mix.take_rows(s.attended_operand, self.sizes.tokens, first, rows, size)
         elif phase == MIX:
-            var rows = self.rows_of(self.mix, unit // self.mix.panels())
-            var panel = unit % self.mix.panels()
-            self.project(self.mix, s.attended if Self.Mix.plain else s.attended_operand, rows, panel, s.between, next)
-            if self.vectors.has_biases:
-                self.add(rows, panel, s.between, self.vectors.o_bias, 0)
-            self.add(rows, panel, s.between, self.x, self.sizes.hidden)
+            var operand = s.attended if Self.Mix.plain else s.attended_operand
+            var bias = Optional(self.vectors.o_bias) if self.vectors.has_biases else None
+            self.project(self.mix, shares.mix, operand, unit, s.between, self.x, bias, thread, next)
         elif phase == POST_NORM:
             self.norm(self.gate_up, unit, s.between, self.vectors.post_norm)
-        elif phase == GATE_UP and thread >= 0:
+        elif phase == GATE_UP and shares.gated:
             self.gated_panel(unit, thread, next)
         elif phase == GATE_UP:
             var rows = self.rows_of(self.gate_up, unit // self.gate_up.panels())
@@ -138,17 +161,14 @@ struct LayerWork[
             var to = s.rows.unsafe_offset(rows.first * stride + panel * PANEL)
             self.gate_up.multiply(to, stride, s.operand, self.sizes.tokens, rows, panel, next)
         elif phase == SWIGLU:
-            self.gate(unit, thread >= 0)
+            self.gate(unit, shares.gated)
         else:
-            var rows = self.rows_of(self.down, unit // self.down.panels())
-            var panel = unit % self.down.panels()
-            self.project(self.down, s.gated_operand, rows, panel, self.y, next)
-            self.add(rows, panel, self.y, s.between, self.sizes.hidden)
+            self.project(self.down, shares.down, s.gated_operand, unit, self.y, s.between, None, thread, next)
 
     @always_inline
-    def gate_panels(self, gated: Bool) -> Int:
+    def gate_panels(self, shares: Shares) -> Int:
         """Units of a block of rows in the phase of gate and factor."""
-        return self.sizes.inner // PANEL if gated else self.gate_up.panels()
+        return self.sizes.inner // PANEL if shares.gated else self.gate_up.panels()
 
     @always_inline
     def rows_of[W: LinearWeights](self, w: W, block: Int) -> RowRange:
@@ -205,23 +225,39 @@ struct LayerWork[
     ](
         self,
         w: W,
+        group: Int,
         operand: WritePtr[DType.float32],
-        rows: RowRange,
-        panel: Int,
+        unit: Int,
         y: WritePtr[DType.float32],
+        x: ReadPtr[DType.float32],
+        bias: Optional[ReadPtr[DType.float32]],
+        thread: Int,
         next: ReadPtr[DType.uint8],
     ):
-        """Computes a panel of outputs back to the residual stream."""
-        var to = y.unsafe_offset(rows.first * self.sizes.hidden + panel * PANEL)
-        w.multiply(to, self.sizes.hidden, operand, self.sizes.tokens, rows, panel, next)
-
-    @always_inline
-    def add(self, rows: RowRange, panel: Int, y: WritePtr[DType.float32], x: ReadPtr[DType.float32], x_stride: Int):
-        """Adds rows to those of a panel of outputs."""
+        """Computes a group of panels of outputs back to the residual stream, and adds bias and stream to them."""
         var size = self.sizes.hidden
-        for t in range(rows.first, rows.first + rows.count):
-            var row = x.unsafe_offset(t * x_stride)
-            add_to(y.unsafe_offset(t * size), row, panel * PANEL, min((panel + 1) * PANEL, size))
+        var tokens = self.sizes.tokens
+        var groups = w.panels() // group
+        var rows = self.rows_of(w, unit // groups)
+        var first = unit % groups * group
+        var to = y.unsafe_offset(rows.first * size + first * PANEL)
+        var own = to
+        var stride = size
+        if group == 1:
+            w.multiply(to, size, operand, tokens, rows, first, next)
+        else:
+            own = self.scratch.rows.unsafe_offset(tokens * thread * group * PANEL)
+            stride = PANEL
+            w.multiply_group(own, operand, tokens, rows, first, next)
+        for p in range(group):
+            var begin = (first + p) * PANEL
+            var count = min(PANEL, size - begin)
+            for r in range(rows.count):
+                var t = rows.first + r
+                var sums = own.unsafe_offset((p * rows.count + r) * stride)
+                if bias:
+                    add_row(sums, sums, bias.value().unsafe_offset(begin), count)
+                add_row(y.unsafe_offset(t * size + begin), sums, x.unsafe_offset(t * size + begin), count)
 
     @always_inline
     def head(self, unit: Int, next: ReadPtr[DType.uint8]):
@@ -239,7 +275,7 @@ struct LayerWork[
         for t in range(rows.first, rows.first + rows.count):
             var row = heads.unsafe_offset(t * Self.head_dim)
             if self.vectors.has_biases:
-                add_to(row, self.vectors.qkv_bias.unsafe_offset(h * Self.head_dim), 0, Self.head_dim)
+                add_row(row, row, self.vectors.qkv_bias.unsafe_offset(h * Self.head_dim), Self.head_dim)
             var angles = self.rope.unsafe_offset(t * Self.head_dim)
             if h < s.q_heads:
                 rms_norm_row(row, row, self.vectors.q_norm, Self.head_dim, self.vectors.eps)
@@ -263,13 +299,27 @@ def gates_panels(sizes: LayerSizes, threads: Int) -> Bool:
     return sizes.tokens >= GATED_ROWS and sizes.inner % PANEL == 0 and threads * 2 * PANEL <= sizes.inner
 
 
+def panel_group[W: LinearWeights](w: W, sizes: LayerSizes, threads: Int, room: Int) -> Int:
+    """Panels that are a unit of work: more than one where each thread finds enough of them, and room for their sums.
+
+    Args:
+        w: The matrix.
+        sizes: Sizes.
+        threads: How many there are.
+        room: Numbers for each token that all threads have together.
+    """
+    var group = w.group(sizes.tokens)
+    var units = w.panels() // group * ceildiv(sizes.tokens, w.row_block(sizes.tokens))
+    return group if units >= 2 * threads and threads * group * PANEL <= room else 1
+
+
 @always_inline
-def add_to(y: WritePtr[DType.float32], x: ReadPtr[DType.float32], begin: Int, end: Int):
-    """`y[i] += x[i]` from begin to end."""
-    var i = begin
-    while i + WIDTH <= end:
-        y.unsafe_store(i, y.unsafe_load[width=WIDTH](i) + x.unsafe_load[width=WIDTH](i))
+def add_row(y: WritePtr[DType.float32], a: ReadPtr[DType.float32], b: ReadPtr[DType.float32], size: Int):
+    """`y = a + b` over `size` numbers; y may be a."""
+    var i = 0
+    while i + WIDTH <= size:
+        y.unsafe_store(i, a.unsafe_load[width=WIDTH](i) + b.unsafe_load[width=WIDTH](i))
         i += WIDTH
-    while i < end:
-        y[unsafe_offset=i] += x[unsafe_offset=i]
+    while i < size:
+        y[unsafe_offset=i] = a[unsafe_offset=i] + b[unsafe_offset=i]
         i += 1

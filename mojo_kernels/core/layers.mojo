@@ -23,7 +23,6 @@ from .layer import (
     ROUND,
     SWIGLU,
     LayerWork,
-    gates_panels,
 )
 from .matrix import LinearWeights
 from .packed import PANEL, fetch_bytes
@@ -79,14 +78,14 @@ def run_layers[
     units[ATTEND] = len(attention.list.items)
     units[MERGE] = len(attention.list.split)
     units[ROUND] = 0 if Mix.plain else ceildiv(s.tokens, Mix.together)
-    units[MIX] = first.mix.panels() * ceildiv(s.tokens, first.mix.row_block(s.tokens))
     units[POST_NORM] = ceildiv(s.tokens, GateUp.together)
     units[SWIGLU] = ceildiv(s.tokens, Down.together)
-    units[DOWN] = first.down.panels() * ceildiv(s.tokens, first.down.row_block(s.tokens))
     var weights = s.hidden * (s.heads() * s.head_dim + s.q_size() + 3 * s.inner)
     var threads = team_size(s.tokens * weights + attention.list.work * s.head_dim)
-    var gates = gates_panels(s, threads)
-    units[GATE_UP] = first.gate_panels(gates) * ceildiv(s.tokens, first.gate_up.row_block(s.tokens))
+    var shares = first.shares(threads)
+    units[MIX] = first.mix.panels() // shares.mix * ceildiv(s.tokens, first.mix.row_block(s.tokens))
+    units[DOWN] = first.down.panels() // shares.down * ceildiv(s.tokens, first.down.row_block(s.tokens))
+    units[GATE_UP] = first.gate_panels(shares) * ceildiv(s.tokens, first.gate_up.row_block(s.tokens))
     var queue = PhaseQueue[PHASES](units, threads, layers)
 
     def worker(thread: Int) {imm}:
@@ -99,9 +98,9 @@ def run_layers[
             more = queue.take(following)
             var layer = first.later(ticket.round)
             if not queue.ready(ticket):
-                fetch_bytes(layer.panel(ticket.phase, ticket.begin, gates), FETCHED)
+                fetch_bytes(layer.panel(ticket.phase, ticket.begin, shares), FETCHED)
                 queue.wait(ticket)
-            var after = first.later(following.round).panel(following.phase, following.begin, gates)
+            var after = first.later(following.round).panel(following.phase, following.begin, shares)
             tile.use(layer.kv)
             for unit in range(ticket.begin, ticket.end):
                 var last = unit + 1 == ticket.end
@@ -111,8 +110,8 @@ def run_layers[
                 elif ticket.phase == MERGE:
                     attention.merge(tile, unit)
                 else:
-                    var then = after if last else layer.panel(ticket.phase, unit + 1, gates)
-                    layer.do(ticket.phase, unit, thread if gates else -1, then)
+                    var then = after if last else layer.panel(ticket.phase, unit + 1, shares)
+                    layer.do(ticket.phase, unit, shares, thread, then)
             queue.finish(ticket)
             ticket = following
 

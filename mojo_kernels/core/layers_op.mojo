@@ -22,9 +22,8 @@ struct Layers:
     Every weight is that of all layers, one after the other: its first dimension is L.
     The matrices are packed, and of any type that `mili.linear`, `mili.half_linear` and `mili.quantized_linear` take:
     for each of the four, `bits` is 0, 16 with `mili.half_linear`'s, or the bits of its quantised weights, and `offsets`
-    whether those have offsets. With `pairs` and bfloat16 matrices, what is multiplied is rounded to bfloat16, except by `o`, the smallest, whose input's rounding
-    costs the most accuracy for the least time (it stays float32, or is two bfloat16 where there are tiles); and so are
-    queries beside a bfloat16 cache. `scratch` is memory for the op alone. The biases count where `biases` is set.
+    whether those have offsets. With `pairs` and bfloat16 matrices, what is multiplied is rounded to bfloat16, and so
+    are queries beside a bfloat16 cache. `scratch` is memory for the op alone. The biases count where `biases` is set.
     """
 
     @staticmethod

@@ -127,7 +127,15 @@ def linear_cpu[
             comptime if has_tiles[isa]() and xtype == DType.bfloat16 and wtype == DType.bfloat16:
                 var tiled = TiledRows[tiled=False](rebind[ReadPtr[DType.bfloat16]](x), m_size, k_size)
                 tiled_panel(
-                    y.unsafe_offset(n), n_size, tiled, 0, m_size, rebind[ReadPtr[DType.bfloat16]](panel), outputs, {next}
+                    y.unsafe_offset(n),
+                    n_size,
+                    tiled,
+                    0,
+                    m_size,
+                    rebind[ReadPtr[DType.bfloat16]](panel),
+                    {0, k_size},
+                    outputs,
+                    {next},
                 )
             else:
                 linear_panel[isa](y.unsafe_offset(n), n_size, rows, panel, outputs, {next})

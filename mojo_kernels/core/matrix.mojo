@@ -22,6 +22,10 @@ comptime BLOCK_BYTES = 512 * 1024
 """Of rows that pass one panel after the other where there are tiles, which multiply faster than other caches give."""
 comptime LEAST_BLOCK = 256
 """Rows of a block at least, for each block has all weights pass."""
+comptime PART = 768
+"""Columns that a group of panels is multiplied with at a time."""
+comptime GROUP = 4
+"""Panels of a group."""
 
 
 @fieldwise_init
@@ -82,6 +86,31 @@ trait LinearWeights(TrivialRegisterPassable):
             rows: A block of them, see `row_block`.
             panel: Number of the panel.
             next: The panel, of any matrix, that is needed next.
+        """
+        ...
+
+    def group(self, tokens: Int) -> Int:
+        """Panels that `multiply_group` takes at once, or 1 where that is no better than one after the other."""
+        ...
+
+    def multiply_group(
+        self,
+        y: WritePtr[DType.float32],
+        memory: WritePtr[DType.float32],
+        tokens: Int,
+        rows: RowRange,
+        first: Int,
+        next: ReadPtr[DType.uint8],
+    ):
+        """Computes the outputs of a group of panels, some columns at a time: rows of many columns stay in no cache.
+
+        Args:
+            y: [panels, rows, PANEL], written.
+            memory: As in `multiply`, and so are the others.
+            tokens: See there.
+            rows: See there.
+            first: Number of the first panel.
+            next: See there.
         """
         ...
 
@@ -149,11 +178,12 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
 
     @always_inline
     def row_block(self, tokens: Int) -> Int:
-        comptime if not has_tiles[Self.isa]() or not (Self.tiled or Self.quantized):
-            return tokens
-        else:
-            var most = max(LEAST_BLOCK, BLOCK_BYTES // (self.columns * (2 if Self.tiled else 1)))
-            return min(tokens, ceildiv(ceildiv(tokens, ceildiv(tokens, most)), TILE_ROWS) * TILE_ROWS)
+        var most = tokens
+        comptime if has_tiles[Self.isa]() and (Self.tiled or Self.quantized):
+            most = max(LEAST_BLOCK, BLOCK_BYTES // (self.columns * (2 if Self.tiled else 1)))
+        if tokens <= most:
+            return max(tokens, 1)
+        return ceildiv(ceildiv(tokens, ceildiv(tokens, most)), TILE_ROWS) * TILE_ROWS
 
     @always_inline
     def take_rows(
@@ -211,14 +241,44 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
                 half_panel(y, y_stride, x, rebind[ReadPtr[DType.float16]](w), outputs, next)
             elif Self.tiled:
                 var x = Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns)
-                tiled_panel(
-                    y, y_stride, x, rows.first, rows.count, rebind[ReadPtr[DType.bfloat16]](w), outputs, {next}
-                )
+                var weights = rebind[ReadPtr[DType.bfloat16]](w)
+                tiled_panel(y, y_stride, x, rows.first, rows.count, weights, {0, self.columns}, outputs, {next})
             else:
                 var x = Rows[Self.operand, Self.block](
                     memory.unsafe_bitcast[Scalar[Self.operand]](), tokens, self.columns
                 )
                 linear_panel[Self.isa, Self.operand, Self.dtype](y, y_stride, x, w, outputs, {next})
+
+    @always_inline
+    def group(self, tokens: Int) -> Int:
+        comptime if Self.tiled:
+            var several = self.columns >= 2 * PART and tokens > LEAST_BLOCK // 2 and self.rows % (GROUP * PANEL) == 0
+            return GROUP if several else 1
+        else:
+            return 1
+
+    @always_inline
+    def multiply_group(
+        self,
+        y: WritePtr[DType.float32],
+        memory: WritePtr[DType.float32],
+        tokens: Int,
+        rows: RowRange,
+        first: Int,
+        next: ReadPtr[DType.uint8],
+    ):
+        comptime if Self.tiled:
+            var x = Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns)
+            var panel = rebind[ReadPtr[DType.bfloat16]](self.data).unsafe_offset(first * self.panel_size())
+            for begin in range(0, self.columns, PART):
+                var end = min(begin + PART, self.columns)
+                for p in range(GROUP):
+                    var w = panel.unsafe_offset(p * self.panel_size())
+                    var then = w.unsafe_offset(self.panel_size() + begin * PANEL).unsafe_bitcast[UInt8]()
+                    if p + 1 == GROUP:
+                        then = panel.unsafe_offset(end * PANEL).unsafe_bitcast[UInt8]() if end < self.columns else next
+                    var to = y.unsafe_offset(p * rows.count * PANEL)
+                    tiled_panel(to, PANEL, x, rows.first, rows.count, w, {begin, end}, PANEL, {then})
 
     @always_inline
     def panel(self, index: Int) -> ReadPtr[DType.uint8]:

@@ -112,10 +112,14 @@ struct ChunkAhead[step_lines: Int]:
     var left: Int
     """Lines of each step that no tile has asked for."""
 
+    def __init__(out self, start: ReadPtr[DType.uint8]):
+        """Asks for what begins there."""
+        self.start = start
+        self.left = Self.step_lines
+
     def __init__(out self, panel: ReadPtr[DType.uint8], bytes: Int, later: Int, next: ReadPtr[DType.uint8]):
         """Asks for what lies `later` bytes behind the start of a panel of so many bytes, or else of the next one."""
-        self.start = panel.unsafe_offset(later) if later < bytes else next.unsafe_offset(later - bytes)
-        self.left = Self.step_lines
+        self = Self(panel.unsafe_offset(later) if later < bytes else next.unsafe_offset(later - bytes))
 
     def share(self, tiles: Int) -> Int:
         """Lines of each step that the next of so many tiles asks for."""

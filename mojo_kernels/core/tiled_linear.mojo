@@ -43,6 +43,14 @@ def check_columns(columns: Int) raises:
 
 
 @fieldwise_init
+struct Columns(TrivialRegisterPassable):
+    """Columns from `begin` to before `end`, both multiples of a tile's."""
+
+    var begin: Int
+    var end: Int
+
+
+@fieldwise_init
 struct TiledRows[tiled: Bool](TrivialRegisterPassable):
     """Rows of x[M, K] in bfloat16.
 
@@ -109,6 +117,7 @@ def few_rows[
     m: Int,
     rows: Int,
     w: ReadPtr[DType.bfloat16],
+    part: Columns,
     outputs: Int,
     next: NextWeights,
 ):
@@ -125,12 +134,16 @@ def few_rows[
         m: The first of these, a multiple of 16.
         rows: How many there are.
         w: The panel.
+        part: The columns to multiply.
         outputs: How many of its lanes are outputs.
         next: What to ask memory for meanwhile; with one row, memory has enough to do.
     """
     comptime for v in range(TILES):
-        zero_tile[v]()
-    for k in range(0, x.columns, STEP):
+        if part.begin == 0:
+            zero_tile[v]()
+        else:
+            load_tile[v](y.unsafe_offset(v * TILE_LANES), 4 * y_stride)
+    for k in range(part.begin, part.end, STEP):
         var here = w.unsafe_offset(k * PANEL)
         comptime if fetches:
             fetch_ahead[STEP_LINES * LINE](here)
@@ -189,6 +202,7 @@ def many_rows[
     begin: Int,
     end: Int,
     w: ReadPtr[DType.bfloat16],
+    part: Columns,
     outputs: Int,
     next: ReadPtr[DType.uint8],
     fetches: Bool,
@@ -205,21 +219,24 @@ def many_rows[
         begin: The first of these, a multiple of 16.
         end: The row after the last; all tiles are full.
         w: The panel.
+        part: The columns to multiply.
         outputs: How many of its lanes are outputs.
-        next: The panel that is needed next.
+        next: The part of a panel that is needed next.
         fetches: Whether to ask memory for it meanwhile.
     """
     var room = Array[Float32, PASS * PANEL](uninitialized=True)
     var in_place = y_stride <= CLOSE and outputs >= PANEL
     var sums = y if in_place else untracked(room.unsafe_ptr())
     var stride = y_stride if in_place else PANEL
-    var bytes = 2 * x.columns * PANEL
     comptime for v in range(TILES):
-        zero_tile[v]()
-    for k in range(0, x.columns, CHUNK):
-        var steps = min(CHUNK, x.columns - k) // STEP
-        var last = k + CHUNK >= x.columns
-        var ahead = ChunkAhead[STEP_LINES](w.unsafe_bitcast[UInt8](), bytes, bytes + 2 * k * PANEL, next)
+        if part.begin == 0:
+            zero_tile[v]()
+        else:
+            load_tile[v](sums.unsafe_offset(v * TILE_LANES), 4 * stride)
+    for k in range(part.begin, part.end, CHUNK):
+        var steps = min(CHUNK, part.end - k) // STEP
+        var last = k + CHUNK >= part.end
+        var ahead = ChunkAhead[STEP_LINES](next.unsafe_offset(2 * (k - part.begin) * PANEL))
         if not fetches:
             ahead.left = 0
         for m in range(begin, end, TILE_ROWS):
@@ -251,10 +268,11 @@ def tiled_panel[
     first: Int,
     rows: Int,
     w: ReadPtr[DType.bfloat16],
+    part: Columns,
     outputs: Int,
     next: NextWeights,
 ):
-    """Rows of x against a panel.
+    """Rows of x against a panel, or a part of it.
 
     Parameters:
         tiled: How x lies, see `TiledRows`.
@@ -266,23 +284,26 @@ def tiled_panel[
         first: The first of those to multiply, a multiple of 16.
         rows: How many: a multiple of 16, or all that are left.
         w: The panel.
+        part: The columns to multiply; where they don't begin with the first, they add to sums that are in y, whose
+            rows are close then, and all lanes outputs.
         outputs: How many of its lanes are outputs.
-        next: The panel that is needed next.
+        next: The panel, or part of one, that is needed next.
     """
     if rows == 0:
         return
     if rows <= TILE_ROWS:
         configure_tiles(rows, rows)
-        few_rows[fetches=True](y, y_stride, x, first, rows, w, outputs, next)
+        few_rows[fetches=True](y, y_stride, x, first, rows, w, part, outputs, next)
         release_tiles()
         return
     var left = rows % TILE_ROWS
     configure_tiles(TILE_ROWS, TILE_ROWS)
     for m in range(0, rows - left, PASS):
         var end = first + min(m + PASS, rows - left)
-        many_rows(y.unsafe_offset(m * y_stride), y_stride, x, first + m, end, w, outputs, next.start, m == 0)
+        var to = y.unsafe_offset(m * y_stride)
+        many_rows(to, y_stride, x, first + m, end, w, part, outputs, next.start, m == 0)
     if left > 0:
         configure_tiles(left, left)
         var m = rows - left
-        few_rows[fetches=False](y.unsafe_offset(m * y_stride), y_stride, x, first + m, left, w, outputs, next)
+        few_rows[fetches=False](y.unsafe_offset(m * y_stride), y_stride, x, first + m, left, w, part, outputs, next)
     release_tiles()
