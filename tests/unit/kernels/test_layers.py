@@ -1,6 +1,7 @@
 """mili.layers against its parts, each of which has tests of its own, one op after the other: the same bits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from python_layer.model.cpu_layers import layers_op, scratch_type
 from python_layer.model.graph_ops import StepInputs
 from python_layer.model.linear import LinearLayers
 from python_layer.model.quantized import QuantFormat, quantize_rows
+from python_layer.utils.cpu import supported_isas
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor, to_dtype
 from tests.unit.kernels.isas import BEST, HALVES, PAIRED, other_isas
 from tests.unit.kernels.matrices import packed, packed_quantized, packed_scaled
@@ -24,8 +26,6 @@ PANELS_INNER = 512
 """Fills panels, so that many rows are gated panel by panel, by up to four threads."""
 MATRICES = ("qkv", "o", "gate_up", "down")
 QKV_SIZE = (HEADS + 2 * KV_HEADS) * HEAD_DIM
-NORMS = {"input_norm": HIDDEN, "q_norm": HEAD_DIM, "k_norm": HEAD_DIM, "post_norm": HIDDEN}
-BIASES = {"qkv_bias": QKV_SIZE, "o_bias": HIDDEN}
 BF16, FP16 = DType.bfloat16, DType.float16
 INT8, INT4 = QuantFormat(8, 32, False), QuantFormat(4, 32, True)
 
@@ -41,15 +41,23 @@ class Case:
     isa: str = BEST
     formats: tuple[tuple[str, QuantFormat], ...] = ()
     inner: int = INNER
+    hidden: int = HIDDEN
+
+    @property
+    def vectors(self) -> dict[str, int]:
+        """Sizes of norms and biases."""
+        norms = {"input_norm": self.hidden, "q_norm": HEAD_DIM, "k_norm": HEAD_DIM, "post_norm": self.hidden}
+        return norms | ({"qkv_bias": QKV_SIZE, "o_bias": self.hidden} if self.biases else {})
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
-        sizes = [(QKV_SIZE, HIDDEN), (HIDDEN, HEADS * HEAD_DIM), (2 * self.inner, HIDDEN), (HIDDEN, self.inner)]
+        hidden, inner = self.hidden, self.inner
+        sizes = [(QKV_SIZE, hidden), (hidden, HEADS * HEAD_DIM), (2 * inner, hidden), (hidden, inner)]
         return dict(zip(MATRICES, sizes, strict=True))
 
     @property
     def config(self) -> Qwen3Config:
-        raw = {"model_type": "qwen3", "vocab_size": 64, "hidden_size": HIDDEN, "intermediate_size": self.inner}
+        raw = {"model_type": "qwen3", "vocab_size": 64, "hidden_size": self.hidden, "intermediate_size": self.inner}
         raw |= {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS}
         raw |= {"head_dim": HEAD_DIM, "hidden_act": "silu", "rms_norm_eps": EPS, "max_position_embeddings": 512}
         raw |= {"rope_theta": 1e6, "attention_bias": self.biases, "tie_word_embeddings": True, "eos_token_id": 1}
@@ -57,7 +65,8 @@ class Case:
 
     @property
     def names(self) -> list[str]:
-        return [*NORMS, *MATRICES, *(BIASES if self.biases else ())]
+        norms, biases = [n for n in self.vectors if "norm" in n], [n for n in self.vectors if "bias" in n]
+        return [*norms, *MATRICES, *biases]
 
 
 CASES = {
@@ -66,6 +75,9 @@ CASES = {
         FLOAT, FLOAT, formats=(("qkv", INT8), ("o", INT4), ("gate_up", INT4), ("down", INT8)), inner=PANELS_INNER
     ),
 }
+if "amx" in supported_isas():  # whose projection back takes several panels, and not all columns, at once
+    CASES["tiles"] = Case(BF16, BF16, BF16, biases=True, isa="amx", inner=1600, hidden=1024)
+    CASES["tiles of bytes"] = replace(CASES["quantized"], isa="amx")
 if PAIRED and PAIRED != BEST:
     CASES["pairs"] = Case(BF16, BF16, BF16, isa=PAIRED)
 if HALVES:
@@ -85,7 +97,7 @@ def random_weights(rng: np.random.Generator, case: Case, name: str) -> Buffer | 
 
 def random_weight(rng: np.random.Generator, case: Case, name: str) -> Buffer | np.ndarray:
     if name not in MATRICES:
-        return (1 + rng.standard_normal((NORMS | BIASES)[name]) / 4).astype(np.float32)
+        return (1 + rng.standard_normal(case.vectors[name]) / 4).astype(np.float32)
     rows, columns = case.shapes[name]
     values = (rng.standard_normal((rows, columns)) / columns**0.5).astype(np.float32)
     form = dict(case.formats).get(name)
@@ -135,12 +147,14 @@ def layer_by_parts(
         return y if bias is None else y + bias
 
     place = [step.positions, step.row_offsets, step.page_table, layer]
-    qkv = apply("qkv", op("rms_norm", [x, w["input_norm"], eps], ["T", HIDDEN]))
+    qkv = apply("qkv", op("rms_norm", [x, w["input_norm"], eps], ["T", case.hidden]))
     q_type = BF16 if case.compute == BF16 else FLOAT
     heads = [step.cache, qkv, w["q_norm"], w["k_norm"], rope, *place, eps]
     q = op("qk_norm_rope_store", heads, ["T", HEADS * HEAD_DIM], q_type)
-    attended = op("paged_attention", [step.cache, q, *place], ["T", HEADS * HEAD_DIM], head_dim=HEAD_DIM)
-    sums = [tensor(FLOAT, "T", HIDDEN)] * 2
+    attended = op(
+        "paged_attention", [step.cache, q, *place], ["T", HEADS * HEAD_DIM], head_dim=HEAD_DIM, amx=case.isa == "amx"
+    )
+    sums = [tensor(FLOAT, "T", case.hidden)] * 2
     normed, total = ops.custom("mili.add_rms_norm", DEVICE, [apply("o", attended), x, w["post_norm"], eps], sums)
     gated = op("swiglu", [apply("gate_up", normed.tensor)], ["T", case.inner])
     return apply("down", gated) + total.tensor
@@ -158,13 +172,14 @@ def every_case() -> OpRunner:
             rest = rest[2 + len(case.names) :]
             linear = LinearLayers(case.isa, case.compute, dict(case.formats))
             w = {name: value.tensor for name, value in zip(case.names, weights, strict=True)}
-            step = StepInputs(
-                caches[1].buffer, x.tensor, positions.tensor, offsets.tensor, table.tensor, positions.tensor
-            )
-            scratch = ops.buffer_create(scratch_type(case.config, x.tensor.shape[0]))
-            inputs = [caches[0], scratch, x, rope, positions, offsets, table]
+            own = x.tensor
+            if case.hidden > HIDDEN:
+                own = ops.concat([own] * ceil(case.hidden / HIDDEN), 1)[:, : case.hidden]
+            step = StepInputs(caches[1].buffer, own, positions.tensor, offsets.tensor, table.tensor, positions.tensor)
+            scratch = ops.buffer_create(scratch_type(case.config, own.shape[0]))
+            inputs = [caches[0], scratch, own, rope, positions, offsets, table]
             outputs.append(layers_op(case.config, inputs, w, linear))
-            outputs.append(by_parts(case, step, linear, x.tensor, rope.tensor, w))
+            outputs.append(by_parts(case, step, linear, own, rope.tensor, w))
         return outputs
 
     inputs = [tensor(INT, "T"), tensor(INT, "B_plus_1"), tensor(INT, "B", "P"), tensor(FLOAT, "T", HIDDEN)]
