@@ -174,8 +174,9 @@ def quantized_panel_by_amx[
         var count = min(PASS, rows - begin)
         var lines = ceildiv(w.block_bytes(w.group) // LINE, ceildiv(count, TILE_ROWS) * ceildiv(outputs, TILE_LANES))
         for g in range(0, w.groups, together):
+            var number = min(together, w.groups - g)
             var groups = take_groups(
-                untracked(scales.unsafe_ptr()), untracked(unpacked.unsafe_ptr()), w, panel, g, min(together, w.groups - g)
+                untracked(scales.unsafe_ptr()), untracked(unpacked.unsafe_ptr()), w, panel, g, number
             )
             for m in range(0, count, TILE_ROWS):
                 for lane in range(0, outputs, TILE_LANES):

@@ -33,7 +33,7 @@ comptime PASS = 512
 comptime TILES = PANEL // TILE_LANES
 """Of sums: a tile of rows times a panel."""
 comptime CLOSE = 2 * PANEL
-"""Elements between rows of y at most, for sums to wait there: in rows further apart they meet in a few sets of a cache."""
+"""Most elements between rows of y for sums to wait there: in rows further apart they meet in a few sets of a cache."""
 
 
 def check_columns(columns: Int) raises:
@@ -241,7 +241,8 @@ def many_rows[
             ahead.left = 0
         for m in range(begin, end, TILE_ROWS):
             var lines = ahead.share((end - m) // TILE_ROWS)
-            add_chunk[tiled](x.tile(m, k), x.stride(), w.unsafe_offset(k * PANEL), steps, ahead.take(lines, steps), lines)
+            var asked = ahead.take(lines, steps)
+            add_chunk[tiled](x.tile(m, k), x.stride(), w.unsafe_offset(k * PANEL), steps, asked, lines)
             var place = sums.unsafe_offset((m - begin) * stride)
             var following = place.unsafe_offset(TILE_ROWS * stride) if m + TILE_ROWS < end else sums
             var fresh = k == 0 and m + TILE_ROWS < end
