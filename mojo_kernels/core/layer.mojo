@@ -3,8 +3,6 @@
 The parts are those of the other files of this folder, and give the same bits. `layers.mojo` hands the units out.
 """
 
-from std.math import ceildiv
-
 from ..memory.batch import RaggedSlots
 from ..memory.kv_cache import PagedKVCache
 from ..utils.simd import WIDTH, store_row
@@ -15,6 +13,7 @@ from .matrix import LinearWeights, RowRange
 from .normalization import rms_norm_row
 from .packed import PANEL
 from .rope import rotate_half
+from .shares import Shares, gates_panels, panel_group
 
 comptime NORM = 0
 comptime HEADS = 1
@@ -27,20 +26,6 @@ comptime GATE_UP = 7
 comptime SWIGLU = 8
 comptime DOWN = 9
 comptime PHASES = 10
-comptime GATED_ROWS = 192
-"""Fewest rows whose gate is applied panel by panel."""
-
-
-@fieldwise_init
-struct Shares(TrivialRegisterPassable):
-    """How the work of some phases is divided, where rows are many and threads find room for sums of their own."""
-
-    var gated: Bool
-    """Whether the MLP's gate is applied panel by panel."""
-    var mix: Int
-    """Panels that are a unit of the projection of what attention gives."""
-    var down: Int
-    """Those of the projection back."""
 
 
 @fieldwise_init
@@ -290,27 +275,6 @@ struct LayerWork[
                 self.kv.store_key(slot.page, h - s.q_heads, slot.slot, row)
             else:
                 self.kv.store_value(slot.page, h - s.q_heads - s.kv_heads, slot.slot, row)
-
-
-def gates_panels(sizes: LayerSizes, threads: Int) -> Bool:
-    """Whether the MLP's gate is applied panel by panel: writing many rows of both factors to memory takes longer than
-    reading two streams of weights. Gate and factor must begin with a panel, and each thread needs room for two.
-    """
-    return sizes.tokens >= GATED_ROWS and sizes.inner % PANEL == 0 and threads * 2 * PANEL <= sizes.inner
-
-
-def panel_group[W: LinearWeights](w: W, sizes: LayerSizes, threads: Int, room: Int) -> Int:
-    """Panels that are a unit of work: more than one where each thread finds enough of them, and room for their sums.
-
-    Args:
-        w: The matrix.
-        sizes: Sizes.
-        threads: How many there are.
-        room: Numbers for each token that all threads have together.
-    """
-    var group = w.group(sizes.tokens)
-    var units = w.panels() // group * ceildiv(sizes.tokens, w.row_block(sizes.tokens))
-    return group if units >= 2 * threads and threads * group * PANEL <= room else 1
 
 
 @always_inline
