@@ -62,7 +62,7 @@ def test_info_reads_no_weights(checkpoint: Path) -> None:
     result = mili("info", "--model", checkpoint)
     assert result.returncode == 0, result.stderr
     assert "1,025,664" in result.stdout
-    assert re.search(r"CPU path\s+(avx512|avx2|neon|portable)", result.stdout)
+    assert re.search(r"CPU path\s+(amx|avx512|avx2|neon|portable)", result.stdout)
 
 
 def test_version() -> None:
