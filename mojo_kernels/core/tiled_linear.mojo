@@ -297,6 +297,15 @@ def tiled_panel[
         few_rows[fetches=True](y, y_stride, x, first, rows, w, part, outputs, next)
         release_tiles()
         return
+    if rows < 2 * TILE_ROWS:
+        var more = rows - TILE_ROWS
+        configure_tiles(TILE_ROWS, TILE_ROWS)
+        few_rows[fetches=True](y, y_stride, x, first, TILE_ROWS, w, part, outputs, next)
+        configure_tiles(more, more)
+        var to = y.unsafe_offset(TILE_ROWS * y_stride)
+        few_rows[fetches=True](to, y_stride, x, first + TILE_ROWS, more, w, part, outputs, next)
+        release_tiles()
+        return
     var left = rows % TILE_ROWS
     configure_tiles(TILE_ROWS, TILE_ROWS)
     for m in range(0, rows - left, PASS):
