@@ -10,7 +10,7 @@ from .half_rows import HALF_BLOCKS, HalfRows, half_panel_size
 from .linear import linear_panel
 from .packed import PANEL, pack_factor
 from .quantized import quantized_panel
-from .quantized_amx import TILED_FROM, TiledQuads, quantized_panel_by_amx, sum_weight
+from .quantized_amx import TiledQuads, by_tiles, quantized_panel_by_amx, sum_weight
 from .quantized_rows import QuantizedMatrix, QuantizedRows, quantize_row
 from .tiled_linear import TiledRows, tiled_panel
 from ..utils.isa import has_tiles
@@ -167,13 +167,8 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
             return ceildiv(self.columns, factor) * factor * PANEL
 
     @always_inline
-    def by_tiles(self, tokens: Int) -> Bool:
-        """Whether so many rows are multiplied with a quantised matrix by tiles."""
-        return has_tiles[Self.isa]() and tokens >= TILED_FROM
-
-    @always_inline
     def quads(self, memory: WritePtr[DType.float32], tokens: Int) -> TiledQuads:
-        """Those rows."""
+        """Rows that tiles multiply with a quantised matrix."""
         return {memory.unsafe_bitcast[Int8](), tokens, self.columns, self.groups}
 
     @always_inline
@@ -190,7 +185,7 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
         self, memory: WritePtr[DType.float32], tokens: Int, t: Int, x: ReadPtr[DType.float32], x_stride: Int
     ):
         comptime if Self.quantized:
-            if self.by_tiles(tokens):
+            if by_tiles[Self.isa](tokens):
                 self.quads(memory, tokens).put(t, x, sum_weight[Self.bits, Self.offsets]())
                 return
             var scales = memory.unsafe_offset(tokens * self.columns // 4 + 2 * t * self.groups)
@@ -222,7 +217,7 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
             var w = QuantizedMatrix[Self.bits, Self.offsets](
                 rebind[ReadPtr[DType.uint8]](self.data), self.rows, self.groups, self.columns // self.groups
             )
-            if self.by_tiles(tokens):
+            if by_tiles[Self.isa](tokens):
                 var quads = self.quads(memory, tokens)
                 quantized_panel_by_amx(y, y_stride, quads, rows.first, rows.count, w, panel, next)
                 return

@@ -9,12 +9,11 @@ from std.math import ceildiv, fma
 from std.memory import bitcast
 
 from .packed import NextWeights, PANEL, fetch_ahead, store_outputs
-from .quantized_amx import TILED_FROM, TiledQuads, quantized_panel_by_amx, sum_weight
+from .quantized_amx import TiledQuads, by_tiles, quantized_panel_by_amx, sum_weight
 from .quantized_rows import QUADS, QuantizedMatrix, QuantizedRows
 from ..utils.isa import (
     QuadSums,
     add_quads,
-    has_tiles,
     quad_lanes,
     quad_shift,
     quad_sum_type,
@@ -297,18 +296,18 @@ def quantized_linear[
         m_size: How many.
         w: The matrix.
     """
-    var by_tiles = has_tiles[isa]() and m_size >= TILED_FROM
-    var tiled_rows = ceildiv(m_size, TILE_ROWS) * TILE_ROWS if by_tiles else 0
+    var tiles = by_tiles[isa](m_size)
+    var tiled_rows = ceildiv(m_size, TILE_ROWS) * TILE_ROWS if tiles else 0
     var copies = List[Int8](unsafe_uninit_length=tiled_rows * (x.columns + 8 * x.groups))
     var tiled = TiledQuads(untracked(copies.unsafe_ptr()), m_size, x.columns, x.groups)
-    for t in range(m_size if by_tiles else 0):
+    for t in range(m_size if tiles else 0):
         tiled.copy(t, x, sum_weight[bits, offsets]())
 
     def panels(begin: Int, end: Int) {imm}:
         for panel in range(begin, end):
             var next = w.block(min(panel + 1, end - 1), 0)
             var to = y.unsafe_offset(panel * PANEL)
-            if by_tiles:
+            if tiles:
                 quantized_panel_by_amx(to, w.rows, tiled, 0, m_size, w, panel, next)
             else:
                 quantized_panel[isa](to, w.rows, x, m_size, w, panel, {next})

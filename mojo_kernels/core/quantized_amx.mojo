@@ -9,6 +9,7 @@ from std.math import ceildiv, fma
 
 from .packed import LINE, PANEL, fetch_bytes, store_outputs
 from .quantized_rows import QUADS, QuantizedMatrix, QuantizedRows, quantize_group
+from ..utils.isa import has_tiles
 from ..utils.tiles import (
     TILE_LANES,
     TILE_ROWS,
@@ -98,6 +99,11 @@ struct TiledQuads(TrivialRegisterPassable):
             var place = self.scales(m, g).unsafe_offset(t % TILE_ROWS)
             place[unsafe_offset=0] = x.scales[unsafe_offset=2 * (t * self.groups + g)]
             place[unsafe_offset=TILE_ROWS] = x.scales[unsafe_offset=2 * (t * self.groups + g) + 1] * weight
+
+
+def by_tiles[isa: StaticString](rows: Int) -> Bool:
+    """Whether so many rows are multiplied by tiles."""
+    return has_tiles[isa]() and rows >= TILED_FROM
 
 
 def sum_weight[bits: Int, offsets: Bool]() -> Float32:

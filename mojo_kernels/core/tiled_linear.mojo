@@ -87,8 +87,8 @@ struct TiledRows[tiled: Bool](TrivialRegisterPassable):
         var m = t - t % TILE_ROWS
         for k in range(0, self.columns, STEP):
             comptime for i in range(0, STEP, WIDTH):
-                var rounded = rounded[DType.bfloat16, WIDTH](x.unsafe_load[width=WIDTH](k + i))
-                self.tile(m, k).unsafe_mut_cast[True]().unsafe_store(t % TILE_ROWS * STEP + i, rounded)
+                var numbers = rounded[DType.bfloat16, WIDTH](x.unsafe_load[width=WIDTH](k + i))
+                self.tile(m, k).unsafe_mut_cast[True]().unsafe_store(t % TILE_ROWS * STEP + i, numbers)
 
 
 @always_inline
@@ -290,20 +290,11 @@ def tiled_panel[
         outputs: How many of its lanes are outputs.
         next: The panel, or part of one, that is needed next.
     """
-    if rows == 0:
-        return
-    if rows <= TILE_ROWS:
-        configure_tiles(rows, rows)
-        few_rows[fetches=True](y, y_stride, x, first, rows, w, part, outputs, next)
-        release_tiles()
-        return
     if rows < 2 * TILE_ROWS:
-        var more = rows - TILE_ROWS
-        configure_tiles(TILE_ROWS, TILE_ROWS)
-        few_rows[fetches=True](y, y_stride, x, first, TILE_ROWS, w, part, outputs, next)
-        configure_tiles(more, more)
-        var to = y.unsafe_offset(TILE_ROWS * y_stride)
-        few_rows[fetches=True](to, y_stride, x, first + TILE_ROWS, more, w, part, outputs, next)
+        for m in range(0, rows, TILE_ROWS):
+            var count = min(TILE_ROWS, rows - m)
+            configure_tiles(count, count)
+            few_rows[fetches=True](y.unsafe_offset(m * y_stride), y_stride, x, first + m, count, w, part, outputs, next)
         release_tiles()
         return
     var left = rows % TILE_ROWS
