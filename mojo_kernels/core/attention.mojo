@@ -22,7 +22,7 @@ from ..utils.parallel import WorkQueue, parallel_queue
 from ..utils.types import MutableInputTensor, ReadPtr, WritePtr, floats, untracked
 from .attention_amx import add_block_by_amx
 from .attention_halves import add_block_by_halves
-from .attention_tile import PARTIAL, TILE_ROWS, Tile
+from .attention_tile import HeadOutput, HeadRows, PARTIAL, TILE_ROWS, Tile
 from .attention_vectors import add_block_by_vectors
 from .products import FETCHING_ROWS
 
@@ -133,10 +133,13 @@ struct AttentionWork[cache_type: DType, query_type: DType, head_dim: Int, amx: B
         """What a thread needs to compute and to merge."""
         return Self.Worker(self.batch, self.kv)
 
-    def compute(self, mut tile: Self.Worker, index: Int, following: Int, weights: ReadPtr[DType.uint8]):
+    def compute[
+        Output: HeadOutput
+    ](self, output: Output, mut tile: Self.Worker, index: Int, following: Int, weights: ReadPtr[DType.uint8]):
         """Computes an item.
 
         Args:
+            output: Takes what is not to be merged.
             tile: The thread's.
             index: Number of the item.
             following: Number of the item to come, whose keys are asked for meanwhile; or -1.
@@ -154,7 +157,7 @@ struct AttentionWork[cache_type: DType, query_type: DType, head_dim: Int, amx: B
             else:
                 add_block_by_vectors(tile, block)
         if item.partial < 0:
-            tile.write()
+            tile.write(output)
         else:
             tile.save(self.partial(item.partial))
 
@@ -170,19 +173,19 @@ struct AttentionWork[cache_type: DType, query_type: DType, head_dim: Int, amx: B
             var next = self.list.items[following]
             tile.block.expect_keys(self.batch, next.request, next.first_head, next.begin * BLOCK)
 
-    def merge(self, mut tile: Self.Worker, index: Int):
+    def merge[Output: HeadOutput](self, output: Output, mut tile: Self.Worker, index: Int):
         """Merges the blocks of a tile that was split."""
         var item = self.list.split[index]
         tile.begin(item.request, item.first_head, item.heads, item.first_row)
         var size = item.heads * tile.rows * Self.row_size
         for block in range(item.end):
             tile.merge(self.partial(item.partial + block * size))
-        tile.write()
+        tile.write(output)
 
 
 def paged_attention_cpu[
     cache_type: DType, query_type: DType, //, head_dim: Int, amx: Bool
-](batch: RaggedQueries[query_type], kv: PagedKVCache[cache_type], kv_heads: Int):
+](output: HeadRows, batch: RaggedQueries[query_type], kv: PagedKVCache[cache_type], kv_heads: Int):
     """All items of the batch, on all cores."""
     var work = AttentionWork[cache_type, query_type, head_dim, amx](batch, kv, kv_heads)
 
@@ -192,7 +195,7 @@ def paged_attention_cpu[
         while index < queue.items:
             var following = queue.take()
             # Behind the last item nothing is known to come: it stands in for what does.
-            work.compute(tile, index, min(following, queue.items - 1), batch.q.unsafe_bitcast[UInt8]())
+            work.compute(output, tile, index, min(following, queue.items - 1), batch.q.unsafe_bitcast[UInt8]())
             index = following
 
     parallel_queue(len(work.list.items), work.list.work * head_dim, compute)
@@ -201,7 +204,7 @@ def paged_attention_cpu[
         var tile = work.worker()
         var index = queue.take()
         while index < queue.items:
-            work.merge(tile, index)
+            work.merge(output, tile, index)
             index = queue.take()
 
     parallel_queue(len(work.list.split), work.list.partials, merge)
@@ -257,7 +260,6 @@ struct PagedAttention:
             var kv_heads = cache.dim_size(3)
             var batch = RaggedQueries[q.dtype](
                 q=untracked(q.unsafe_ptr()),
-                out_=floats(y.unsafe_ptr()),
                 positions=untracked(positions.unsafe_ptr()),
                 row_offsets=untracked(row_offsets.unsafe_ptr()),
                 page_table=untracked(page_table.unsafe_ptr()),
@@ -269,7 +271,7 @@ struct PagedAttention:
             comptime for size in [64, 128]:
                 comptime if head_dim == size or head_dim == 0:
                     if kv.head_dim == size:
-                        paged_attention_cpu[size, amx](batch, kv, kv_heads)
+                        paged_attention_cpu[size, amx](HeadRows(floats(y.unsafe_ptr())), batch, kv, kv_heads)
                         return
             raise Error(
                 "mili.paged_attention: head_dim ", kv.head_dim, " is not 64 or 128, or not the graph's ", head_dim

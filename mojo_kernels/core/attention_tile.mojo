@@ -12,7 +12,7 @@ from ..memory.batch import RaggedQueries
 from ..memory.block import BLOCK, PANELS, Block
 from ..memory.kv_cache import PagedKVCache, SIXTEENTH, pair_size
 from ..utils.exp import LOG2_E
-from ..utils.simd import largest_magnitude
+from ..utils.simd import largest_magnitude, store_row
 from ..utils.types import ReadPtr, WritePtr, untracked
 from .half_rows import row_scale
 from .products import LANES, Vector16, sum_type
@@ -32,6 +32,32 @@ def operand_type[cache_type: DType, query_type: DType]() -> DType:
         return cache_type
     else:
         return DType.int16 if cache_type == DType.int8 else query_type
+
+
+trait HeadOutput(TrivialRegisterPassable):
+    """Where the output of attention goes."""
+
+    def put(self, place: Int, x: ReadPtr[DType.float32], size: Int):
+        """Takes what attention gives for one query.
+
+        Args:
+            place: Where it belongs in [T, q_size].
+            x: [size].
+            size: Numbers of a head.
+        """
+        ...
+
+
+@fieldwise_init
+struct HeadRows(HeadOutput):
+    """Output as it is."""
+
+    var rows: WritePtr[DType.float32]
+    """[T, q_size]."""
+
+    @always_inline
+    def put(self, place: Int, x: ReadPtr[DType.float32], size: Int):
+        store_row(self.rows.unsafe_offset(place), x, size)
 
 
 struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
@@ -188,13 +214,14 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
         self.weight_scale[r] = sums.scale
         self.weight[r] = fma(sums.weight, gain, self.weight[r] * decay)
 
-    def write(self):
-        """Writes the tile's rows of the output."""
+    def write[Output: HeadOutput](self, output: Output):
+        """Gives the tile's rows away."""
+        var head = Array[Vector16, Self.width](uninitialized=True)
         for r in range(self.heads * self.rows):
-            var place = self.place(r)
             var inverse = 1 / self.weight[r]
             comptime for d in range(Self.width):
-                self.batch.out_.unsafe_store(place + d * LANES, self.total[r * Self.width + d] * inverse)
+                head[d] = self.total[r * Self.width + d] * inverse
+            output.put(self.place(r), untracked(head.unsafe_ptr().unsafe_bitcast[Float32]()), Self.head_dim)
 
     def save(self, partial: WritePtr[DType.float32]):
         """Writes what was added to `partial` [heads rows, PARTIAL + head_dim], for `merge`."""

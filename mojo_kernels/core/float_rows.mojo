@@ -16,6 +16,14 @@ def block_rows[isa: StaticString, dtype: DType]() -> Int:
 
 
 @fieldwise_init
+struct Columns(TrivialRegisterPassable):
+    """Columns from `begin` to before `end`."""
+
+    var begin: Int
+    var end: Int
+
+
+@fieldwise_init
 struct Rows[dtype: DType, block: Int](TrivialRegisterPassable):
     """Rows of x[M, K].
 

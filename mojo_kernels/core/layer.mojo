@@ -8,12 +8,14 @@ from ..memory.kv_cache import PagedKVCache
 from ..utils.simd import WIDTH, store_row
 from ..utils.types import ReadPtr, WritePtr
 from .activations import swiglu_row
+from .attention_tile import HeadOutput
+from .float_rows import Columns
 from .layer_memory import LayerSizes, LayerVectors, Scratch
 from .matrix import LinearWeights, RowRange
 from .normalization import rms_norm_row
 from .packed import PANEL
 from .rope import rotate_half
-from .shares import Shares, gates_panels, panel_group
+from .shares import Shares, gate_panels, panel_group
 
 comptime NORM = 0
 comptime HEADS = 1
@@ -26,6 +28,25 @@ comptime GATE_UP = 7
 comptime SWIGLU = 8
 comptime DOWN = 9
 comptime PHASES = 10
+
+
+@fieldwise_init
+struct MixRows[W: LinearWeights](HeadOutput):
+    """What attention gives, for the projection that mixes heads."""
+
+    var w: Self.W
+    var scratch: Scratch
+    var sizes: LayerSizes
+    var formed: Bool
+    """Whether heads are brought into form one by one; else rows are, later."""
+
+    @always_inline
+    def put(self, place: Int, x: ReadPtr[DType.float32], size: Int):
+        if self.formed:
+            var t, column = divmod(place, self.sizes.q_size())
+            self.w.take_columns(self.scratch.attended_operand, self.sizes.tokens, t, {column, column + size}, x)
+        else:
+            store_row(self.scratch.attended.unsafe_offset(place), x, size)
 
 
 @fieldwise_init
@@ -84,10 +105,13 @@ struct LayerWork[
     def shares(self, threads: Int) -> Shares:
         """How the work is divided among so many threads."""
         var s = self.sizes
-        if not gates_panels(s, threads):
-            return {False, 1, 1}
+        var own_heads = threads <= s.heads()
+        var gate = gate_panels(self.gate_up, self.down, s, threads)
+        if gate == 0:
+            return {own_heads, 0, 1, 1}
         return {
-            True,
+            own_heads,
+            gate,
             panel_group(self.mix, s, threads, s.heads() * s.head_dim),
             panel_group(self.down, s, threads, 2 * s.inner),
         }
@@ -100,7 +124,7 @@ struct LayerWork[
         elif phase == MIX:
             return self.mix.panel(unit * shares.mix % self.mix.panels())
         elif phase == GATE_UP:
-            return self.gate_up.panel(unit % self.gate_panels(shares))
+            return self.gate_up.panel(unit % self.gate_units(shares) * max(1, shares.gate))
         elif phase == DOWN:
             return self.down.panel(unit * shares.down % self.down.panels())
         elif phase == NORM:
@@ -125,7 +149,7 @@ struct LayerWork[
         if phase == NORM:
             self.norm(self.qkv, unit, self.x, self.vectors.input_norm)
         elif phase == HEADS:
-            self.head(unit, next)
+            self.head(unit, thread if shares.own_heads else unit % self.sizes.heads(), next)
         elif phase == ROUND:
             var first = unit * Self.Mix.together
             var size = self.sizes.q_size()
@@ -137,8 +161,8 @@ struct LayerWork[
             self.project(self.mix, shares.mix, operand, unit, s.between, self.x, bias, thread, next)
         elif phase == POST_NORM:
             self.norm(self.gate_up, unit, s.between, self.vectors.post_norm)
-        elif phase == GATE_UP and shares.gated:
-            self.gated_panel(unit, thread, next)
+        elif phase == GATE_UP and shares.gate > 0:
+            self.gated_panels(unit, shares.gate, thread, next)
         elif phase == GATE_UP:
             var rows = self.rows_of(self.gate_up, unit // self.gate_up.panels())
             var panel = unit % self.gate_up.panels()
@@ -146,14 +170,21 @@ struct LayerWork[
             var to = s.rows.unsafe_offset(rows.first * stride + panel * PANEL)
             self.gate_up.multiply(to, stride, s.operand, self.sizes.tokens, rows, panel, next)
         elif phase == SWIGLU:
-            self.gate(unit, shares.gated)
+            self.gate(unit, shares.gate > 0)
         else:
             self.project(self.down, shares.down, s.gated_operand, unit, self.y, s.between, None, thread, next)
 
     @always_inline
-    def gate_panels(self, shares: Shares) -> Int:
+    def gate_units(self, shares: Shares) -> Int:
         """Units of a block of rows in the phase of gate and factor."""
-        return self.sizes.inner // PANEL if shares.gated else self.gate_up.panels()
+        return self.sizes.inner // (PANEL * shares.gate) if shares.gate > 0 else self.gate_up.panels()
+
+    @always_inline
+    def attended(self) -> MixRows[Self.Mix]:
+        """Where the output of attention goes."""
+        var alone = self.mix.unit()
+        var formed = not Self.Mix.plain and alone > 0 and Self.head_dim % alone == 0
+        return {self.mix, self.scratch, self.sizes, formed}
 
     @always_inline
     def rows_of[W: LinearWeights](self, w: W, block: Int) -> RowRange:
@@ -173,27 +204,39 @@ struct LayerWork[
         w.take_rows(self.scratch.operand, self.sizes.tokens, first, rows, size)
 
     @always_inline
-    def gated_panel(self, unit: Int, thread: Int, next: ReadPtr[DType.uint8]):
-        """Computes a panel of the gate and one of its factor, in the thread's own memory, and their product."""
+    def gated_panels(self, unit: Int, count: Int, thread: Int, next: ReadPtr[DType.uint8]):
+        """Computes panels of the gate and as many of its factor, in the thread's own memory, and their products."""
+        var s = self.scratch
         var inner = self.sizes.inner
         var tokens = self.sizes.tokens
         var panels = inner // PANEL
-        var rows = self.rows_of(self.gate_up, unit // panels)
-        var panel = unit % panels
-        var gated = self.scratch.rows.unsafe_offset(rows.first * inner + panel * PANEL)
-        var own = self.scratch.rows.unsafe_offset(tokens * (inner + thread * 2 * PANEL))
-        var up = self.gate_up.panel(panels + panel)
-        self.gate_up.multiply(own, 2 * PANEL, self.scratch.operand, tokens, rows, panel, up)
-        self.gate_up.multiply(
-            own.unsafe_offset(PANEL), 2 * PANEL, self.scratch.operand, tokens, rows, panels + panel, next
-        )
-        for t in range(rows.count):
-            var row = own.unsafe_offset(t * 2 * PANEL)
-            swiglu_row(gated.unsafe_offset(t * inner), row, row.unsafe_offset(PANEL), PANEL)
+        var rows = self.rows_of(self.gate_up, unit * count // panels)
+        var first = unit * count % panels
+        var stride = (count + 1) * PANEL
+        var block = self.gate_up.row_block(tokens)
+        var own = s.rows.unsafe_offset(tokens * inner + thread * block * stride)
+        var up = own.unsafe_offset(count * PANEL)
+        for panel in range(first, first + count):
+            var gate = own.unsafe_offset((panel - first) * PANEL)
+            var factor = self.gate_up.panel(panels + panel)
+            var then = next if panel + 1 == first + count else self.gate_up.panel(panel + 1)
+            self.gate_up.multiply(gate, stride, s.operand, tokens, rows, panel, factor)
+            self.gate_up.multiply(up, stride, s.operand, tokens, rows, panels + panel, then)
+            for r in range(rows.count):
+                var row = gate.unsafe_offset(r * stride)
+                swiglu_row(row, row, up.unsafe_offset(r * stride), PANEL)
+        for r in range(rows.count):
+            var row = own.unsafe_offset(r * stride)
+            var t = rows.first + r
+            if self.down.unit() > 0:
+                var part = Columns(first * PANEL, (first + count) * PANEL)
+                self.down.take_columns(s.gated_operand, tokens, t, part, row)
+            else:
+                store_row(s.rows.unsafe_offset(t * inner + first * PANEL), row, count * PANEL)
 
     @always_inline
     def gate(self, unit: Int, gated: Bool):
-        """Applies the MLP's gate, if that is left to do, to the rows that the projection back takes together."""
+        """Brings the rows that the projection back takes together into form; the MLP's gate may be left to apply."""
         var inner = self.sizes.inner
         var first = unit * Self.Down.together
         var stride = inner if gated else 2 * inner
@@ -245,20 +288,26 @@ struct LayerWork[
                 add_row(y.unsafe_offset(t * size + begin), sums, x.unsafe_offset(t * size + begin), count)
 
     @always_inline
-    def head(self, unit: Int, next: ReadPtr[DType.uint8]):
-        """Computes a head of queries, keys or values of some tokens, and brings it where attention finds it."""
+    def head(self, unit: Int, place: Int, next: ReadPtr[DType.uint8]):
+        """Computes a head of queries, keys or values of some tokens, and brings it where attention finds it.
+
+        Args:
+            unit: The unit.
+            place: Number of the memory for it.
+            next: The panel to ask for meanwhile.
+        """
         comptime panels = Self.head_dim // PANEL
         var s = self.sizes
         var h = unit % s.heads()
         var rows = self.rows_of(self.qkv, unit // s.heads())
-        var heads = self.scratch.rows.unsafe_offset(h * s.tokens * Self.head_dim)
+        var own = self.scratch.rows.unsafe_offset(place * s.tokens * Self.head_dim)
         for panel in range(panels):
-            var to = heads.unsafe_offset(rows.first * Self.head_dim + panel * PANEL)
+            var to = own.unsafe_offset(panel * PANEL)
             var index = h * panels + panel
             var then = self.qkv.panel(index + 1) if panel + 1 < panels else next
             self.qkv.multiply(to, Self.head_dim, self.scratch.operand, s.tokens, rows, index, then)
         for t in range(rows.first, rows.first + rows.count):
-            var row = heads.unsafe_offset(t * Self.head_dim)
+            var row = own.unsafe_offset((t - rows.first) * Self.head_dim)
             if self.vectors.has_biases:
                 add_row(row, row, self.vectors.qkv_bias.unsafe_offset(h * Self.head_dim), Self.head_dim)
             var angles = self.rope.unsafe_offset(t * Self.head_dim)

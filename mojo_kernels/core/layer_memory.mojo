@@ -38,7 +38,7 @@ struct Scratch(TrivialRegisterPassable):
     var between: WritePtr[DType.float32]
     """[T, hidden]: the residual stream between the halves."""
     var rows: WritePtr[DType.float32]
-    """[T, ...]: of attention the heads [heads, T, head_dim]; of the MLP [T, 2 inner]; and normed rows before either."""
+    """[T, ...]: of attention heads [heads, T, head_dim]; of the MLP [T, 2 inner]; and normed rows before either."""
     var queries: WritePtr[DType.float32]
     """[T, q_size]."""
     var attended: WritePtr[DType.float32]

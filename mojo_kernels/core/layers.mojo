@@ -62,7 +62,6 @@ def run_layers[
     var slots = first.slots
     var batch = RaggedQueries[query_type](
         q=first.scratch.queries.unsafe_bitcast[Scalar[query_type]](),
-        out_=first.scratch.attended,
         positions=slots.positions,
         row_offsets=slots.row_offsets,
         page_table=slots.page_table,
@@ -77,15 +76,16 @@ def run_layers[
     units[HEADS] = s.heads() * ceildiv(s.tokens, first.qkv.row_block(s.tokens))
     units[ATTEND] = len(attention.list.items)
     units[MERGE] = len(attention.list.split)
-    units[ROUND] = 0 if Mix.plain else ceildiv(s.tokens, Mix.together)
+    var attended = first.attended()
+    units[ROUND] = 0 if Mix.plain or attended.formed else ceildiv(s.tokens, Mix.together)
     units[POST_NORM] = ceildiv(s.tokens, GateUp.together)
-    units[SWIGLU] = ceildiv(s.tokens, Down.together)
     var weights = s.hidden * (s.heads() * s.head_dim + s.q_size() + 3 * s.inner)
     var threads = team_size(s.tokens * weights + attention.list.work * s.head_dim)
     var shares = first.shares(threads)
     units[MIX] = first.mix.panels() // shares.mix * ceildiv(s.tokens, first.mix.row_block(s.tokens))
     units[DOWN] = first.down.panels() // shares.down * ceildiv(s.tokens, first.down.row_block(s.tokens))
-    units[GATE_UP] = first.gate_panels(shares) * ceildiv(s.tokens, first.gate_up.row_block(s.tokens))
+    units[SWIGLU] = 0 if shares.gate > 0 and first.down.unit() > 0 else ceildiv(s.tokens, Down.together)
+    units[GATE_UP] = first.gate_units(shares) * ceildiv(s.tokens, first.gate_up.row_block(s.tokens))
     var queue = PhaseQueue[PHASES](units, threads, layers)
 
     def worker(thread: Int) {imm}:
@@ -106,9 +106,9 @@ def run_layers[
                 var last = unit + 1 == ticket.end
                 if ticket.phase == ATTEND:
                     var other = following.begin if following.phase == ATTEND else -1
-                    attention.compute(tile, unit, other if last else unit + 1, after)
+                    attention.compute(attended, tile, unit, other if last else unit + 1, after)
                 elif ticket.phase == MERGE:
-                    attention.merge(tile, unit)
+                    attention.merge(attended, tile, unit)
                 else:
                     var then = after if last else layer.panel(ticket.phase, unit + 1, shares)
                     layer.do(ticket.phase, unit, shares, thread, then)

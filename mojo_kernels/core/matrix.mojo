@@ -4,7 +4,7 @@ panels follow.
 
 from std.math import ceildiv
 
-from .float_rows import Rows, block_rows
+from .float_rows import Columns, Rows, block_rows
 from .half_linear import half_panel
 from .half_rows import HALF_BLOCKS, HalfRows, half_panel_size
 from .linear import linear_panel
@@ -12,13 +12,13 @@ from .packed import PANEL, pack_factor
 from .quantized import quantized_panel
 from .quantized_amx import TiledQuads, by_tiles, quantized_panel_by_amx, sum_weight
 from .quantized_rows import QuantizedMatrix, QuantizedRows, quantize_row
-from .tiled_linear import TiledRows, tiled_panel
+from .tiled_linear import STEP, TiledRows, tiled_panel
 from ..utils.isa import has_tiles
 from ..utils.simd import store_row
 from ..utils.tiles import TILE_ROWS
 from ..utils.types import ReadPtr, WritePtr
 
-comptime BLOCK_BYTES = 512 * 1024
+comptime BLOCK_BYTES = 1024 * 1024
 """Of rows that pass one panel after the other where there are tiles, which multiply faster than other caches give."""
 comptime LEAST_BLOCK = 256
 """Rows of a block at least, for each block has all weights pass."""
@@ -63,6 +63,25 @@ trait LinearWeights(TrivialRegisterPassable):
             t: Number of the first of these rows, a multiple of `together`.
             x: That row.
             x_stride: Numbers from one row to the next.
+        """
+        ...
+
+    def unit(self) -> Int:
+        """Columns whose form does not depend on other columns, from each multiple of as many on; 0 where `take_columns`
+        takes none."""
+        ...
+
+    def take_columns(
+        self, memory: WritePtr[DType.float32], tokens: Int, t: Int, part: Columns, x: ReadPtr[DType.float32]
+    ):
+        """Brings some columns of a row of x into form.
+
+        Args:
+            memory: As in `take_rows`.
+            tokens: See there.
+            t: Number of the row.
+            part: The columns, whole units.
+            x: The first of them.
         """
         ...
 
@@ -184,23 +203,41 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
     def take_rows(
         self, memory: WritePtr[DType.float32], tokens: Int, t: Int, x: ReadPtr[DType.float32], x_stride: Int
     ):
-        comptime if Self.quantized:
-            if by_tiles[Self.isa](tokens):
-                self.quads(memory, tokens).put(t, x, sum_weight[Self.bits, Self.offsets]())
-                return
-            var scales = memory.unsafe_offset(tokens * self.columns // 4 + 2 * t * self.groups)
-            var values = memory.unsafe_bitcast[Int8]().unsafe_offset(t * self.columns)
-            quantize_row(values, scales, x, self.groups, self.columns // self.groups)
-        elif Self.half:
+        comptime if Self.half:
             var rows = HalfRows(memory.unsafe_bitcast[UInt32](), tokens, self.columns)
             for m in range(t, min(t + Self.together, tokens)):
                 rows.put(m, x.unsafe_offset((m - t) * x_stride))
-        elif Self.tiled:
-            Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns).put(t, x)
         elif Self.block > 0:
             Rows[DType.float32, Self.block](memory, tokens, self.columns).put(t, x, x_stride)
         else:
-            store_row(memory.unsafe_bitcast[Scalar[Self.operand]]().unsafe_offset(t * self.columns), x, self.columns)
+            self.take_columns(memory, tokens, t, {0, self.columns}, x)
+
+    @always_inline
+    def unit(self) -> Int:
+        comptime if Self.half or Self.block > 0:
+            return 0
+        elif Self.quantized:
+            return self.columns // self.groups
+        else:
+            return STEP if Self.tiled else 1
+
+    @always_inline
+    def take_columns(
+        self, memory: WritePtr[DType.float32], tokens: Int, t: Int, part: Columns, x: ReadPtr[DType.float32]
+    ):
+        comptime if Self.quantized:
+            if by_tiles[Self.isa](tokens):
+                self.quads(memory, tokens).put(t, part, x, sum_weight[Self.bits, Self.offsets]())
+                return
+            var group = self.columns // self.groups
+            var scales = memory.unsafe_offset(tokens * self.columns // 4 + 2 * (t * self.groups + part.begin // group))
+            var values = memory.unsafe_bitcast[Int8]().unsafe_offset(t * self.columns + part.begin)
+            quantize_row(values, scales, x, (part.end - part.begin) // group, group)
+        elif Self.tiled:
+            Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns).put(t, part, x)
+        else:
+            var row = memory.unsafe_bitcast[Scalar[Self.operand]]().unsafe_offset(t * self.columns)
+            store_row(row.unsafe_offset(part.begin), x, part.end - part.begin)
 
     @always_inline
     def multiply(

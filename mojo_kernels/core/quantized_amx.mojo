@@ -7,6 +7,7 @@ those of the one before, and adding up the one before that go on beside each oth
 
 from std.math import ceildiv, fma
 
+from .float_rows import Columns
 from .packed import LINE, PANEL, fetch_bytes, store_outputs
 from .quantized_rows import QUADS, QuantizedMatrix, QuantizedRows, quantize_group
 from ..utils.isa import has_tiles
@@ -18,6 +19,7 @@ from ..utils.tiles import (
     load_tile,
     release_tiles,
     store_tile,
+    stream_tile,
     zero_tile,
 )
 from ..utils.types import ReadPtr, WritePtr, untracked
@@ -75,15 +77,16 @@ struct TiledQuads(TrivialRegisterPassable):
         var begin = self.values.unsafe_offset(all_rows * self.columns).unsafe_bitcast[Float32]()
         return begin.unsafe_offset(2 * (m * self.groups + g * TILE_ROWS))
 
-    def put(self, t: Int, x: ReadPtr[DType.float32], weight: Float32):
-        """Rounds a row; see `quantize_group`."""
+    def put(self, t: Int, part: Columns, x: ReadPtr[DType.float32], weight: Float32):
+        """Rounds some groups of a row; see `quantize_group`."""
         var m = t - t % TILE_ROWS
         var step = self.step()
-        for g in range(self.groups):
-            var first = g * self.group()
+        for first in range(part.begin, part.end, self.group()):
             var values = self.tile(m, first).unsafe_offset(t % TILE_ROWS * step)
-            var scale = quantize_group(values, x.unsafe_offset(first), self.group(), step, TILE_ROWS * step)
-            var place = self.scales(m, g).unsafe_offset(t % TILE_ROWS)
+            var scale = quantize_group(
+                values, x.unsafe_offset(first - part.begin), self.group(), step, TILE_ROWS * step
+            )
+            var place = self.scales(m, first // self.group()).unsafe_offset(t % TILE_ROWS)
             place[unsafe_offset=0] = scale.unit
             place[unsafe_offset=TILE_ROWS] = scale.sum * weight
 
@@ -258,7 +261,7 @@ def add_groups[
                 zero_tile[i]()
                 var values = groups.values.unsafe_offset(now * groups.stride + 4 * lane)
                 for k in range(0, group, step):
-                    load_tile[4 + i % 2](x.tile(m, (g + now) * group + k), step)
+                    stream_tile[4 + i % 2](x.tile(m, (g + now) * group + k), step)
                     load_tile[6 + i % 2](values.unsafe_offset(k * PANEL), QUADS)
                     add_int8[i, 4 + i % 2, 6 + i % 2]()
             if STORED_AFTER <= now < groups.count + STORED_AFTER:

@@ -1,5 +1,5 @@
-"""How a transformer block's work is divided among threads, where rows are many and threads find room for sums of their
-own.
+"""How a transformer block's work is divided among threads, where rows are many and threads find room for what they
+compute.
 """
 
 from std.math import ceildiv
@@ -16,19 +16,33 @@ comptime GATED_ROWS = 192
 struct Shares(TrivialRegisterPassable):
     """How the work of some phases is divided."""
 
-    var gated: Bool
-    """Whether the MLP's gate is applied panel by panel."""
+    var own_heads: Bool
+    """Whether a thread computes one head after the other in the same memory."""
+    var gate: Int
+    """Panels of the MLP's gate that are a unit, with as many of its factor; 0 where the gate is applied to whole rows."""
     var mix: Int
     """Panels that are a unit of the projection of what attention gives."""
     var down: Int
     """Those of the projection back."""
 
 
-def gates_panels(sizes: LayerSizes, threads: Int) -> Bool:
-    """Whether the MLP's gate is applied panel by panel: writing many rows of both factors to memory takes longer than
-    reading two streams of weights. Gate and factor must begin with a panel, and each thread needs room for two.
+def gate_panels[W: LinearWeights, V: LinearWeights](gate_up: W, down: V, sizes: LayerSizes, threads: Int) -> Int:
+    """Panels of the MLP's gate that are a unit of work: writing many rows of both factors to memory takes longer than
+    reading two streams of weights. Gate and factor must begin with a panel, and each thread needs room.
+
+    Args:
+        gate_up: The matrix of gate and factor.
+        down: The one that takes what comes of them, at once if the unit's columns suffice for that.
+        sizes: Sizes.
+        threads: How many there are.
+
+    Returns:
+        How many, or 0 where the gate is to be applied to whole rows.
     """
-    return sizes.tokens >= GATED_ROWS and sizes.inner % PANEL == 0 and threads * 2 * PANEL <= sizes.inner
+    var panels = max(1, down.unit() // PANEL)
+    var room = threads * gate_up.row_block(sizes.tokens) * (panels + 1) * PANEL
+    var divides = sizes.inner % (panels * PANEL) == 0 and panels * PANEL % max(1, down.unit()) == 0
+    return panels if sizes.tokens >= GATED_ROWS and divides and room <= sizes.tokens * sizes.inner else 0
 
 
 def panel_group[W: LinearWeights](w: W, sizes: LayerSizes, threads: Int, room: Int) -> Int:

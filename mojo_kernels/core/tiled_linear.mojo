@@ -4,6 +4,7 @@ What a panel has at 16 pairs of columns is four tiles as it lies. Each output's 
 any number of rows, one included, so a row's result never depends on the rows beside it (batch invariance).
 """
 
+from .float_rows import Columns
 from .packed import ChunkAhead, LINE, NextWeights, PANEL, fetch_ahead, fetch_bytes, store_outputs
 from ..utils.simd import WIDTH, rounded
 from ..utils.tiles import (
@@ -15,6 +16,7 @@ from ..utils.tiles import (
     load_tile,
     release_tiles,
     store_tile,
+    stream_tile,
     zero_tile,
 )
 from ..utils.types import ReadPtr, WritePtr, untracked
@@ -40,14 +42,6 @@ def check_columns(columns: Int) raises:
     """Refuses matrices whose columns don't fill tiles."""
     if columns % STEP != 0:
         raise Error("AMX's tiles have ", STEP, " columns, which do not divide ", columns)
-
-
-@fieldwise_init
-struct Columns(TrivialRegisterPassable):
-    """Columns from `begin` to before `end`, both multiples of a tile's."""
-
-    var begin: Int
-    var end: Int
 
 
 @fieldwise_init
@@ -81,13 +75,13 @@ struct TiledRows[tiled: Bool](TrivialRegisterPassable):
         """Bytes from one row of a tile to the next."""
         return ROW_BYTES if Self.tiled else 2 * self.columns
 
-    def put(self, t: Int, x: ReadPtr[DType.float32]):
-        """Writes row t of tiled rows."""
+    def put(self, t: Int, part: Columns, x: ReadPtr[DType.float32]):
+        """Writes some columns of row t of tiled rows."""
         comptime assert Self.tiled, "only tiled rows are written"
         var m = t - t % TILE_ROWS
-        for k in range(0, self.columns, STEP):
+        for k in range(part.begin, part.end, STEP):
             comptime for i in range(0, STEP, WIDTH):
-                var numbers = rounded[DType.bfloat16, WIDTH](x.unsafe_load[width=WIDTH](k + i))
+                var numbers = rounded[DType.bfloat16, WIDTH](x.unsafe_load[width=WIDTH](k - part.begin + i))
                 self.tile(m, k).unsafe_mut_cast[True]().unsafe_store(t % TILE_ROWS * STEP + i, numbers)
 
 
@@ -134,7 +128,7 @@ def few_rows[
         m: The first of these, a multiple of 16.
         rows: How many there are.
         w: The panel.
-        part: The columns to multiply.
+        part: The columns to multiply, whole tiles.
         outputs: How many of its lanes are outputs.
         next: What to ask memory for meanwhile; with one row, memory has enough to do.
     """
@@ -152,7 +146,7 @@ def few_rows[
                     next.fetch(pair)
         load_tile[4](x.tile(m, k), x.stride())
         comptime for v in range(TILES):
-            load_tile[6 + v % 2](here.unsafe_offset(v * STEP), STEP_BYTES)
+            stream_tile[6 + v % 2](here.unsafe_offset(v * STEP), STEP_BYTES)
             add_bfloat16[v, 4, 6 + v % 2]()
     comptime for v in range(TILES):
         var lane = v * TILE_LANES
@@ -187,7 +181,7 @@ def add_chunk[
     for step in range(steps):
         var here = w.unsafe_offset(step * STEP * PANEL)
         fetch_bytes(asked.unsafe_offset(step * lines * LINE), lines * LINE)
-        load_tile[4](x.unsafe_offset(step * x_step), x_stride)
+        stream_tile[4](x.unsafe_offset(step * x_step), x_stride)
         comptime for v in range(TILES):
             load_tile[5 + v % 3](here.unsafe_offset(v * STEP), STEP_BYTES)
             add_bfloat16[v, 4, 5 + v % 3]()
@@ -219,7 +213,7 @@ def many_rows[
         begin: The first of these, a multiple of 16.
         end: The row after the last; all tiles are full.
         w: The panel.
-        part: The columns to multiply.
+        part: The columns to multiply, whole tiles.
         outputs: How many of its lanes are outputs.
         next: The part of a panel that is needed next.
         fetches: Whether to ask memory for it meanwhile.
@@ -285,7 +279,7 @@ def tiled_panel[
         first: The first of those to multiply, a multiple of 16.
         rows: How many: a multiple of 16, or all that are left.
         w: The panel.
-        part: The columns to multiply; where they don't begin with the first, they add to sums that are in y, whose
+        part: The columns to multiply, whole tiles; where they don't begin with the first, they add to sums that are in y, whose
             rows are close then, and all lanes outputs.
         outputs: How many of its lanes are outputs.
         next: The panel, or part of one, that is needed next.

@@ -1,6 +1,6 @@
 """The ragged batch: rows of several requests, one after the other."""
 
-from ..utils.types import ReadPtr, WritePtr
+from ..utils.types import ReadPtr
 
 
 @fieldwise_init
@@ -12,8 +12,6 @@ struct RaggedQueries[dtype: DType](TrivialRegisterPassable):
     """
 
     var q: ReadPtr[Self.dtype]
-    """[T, q_size]."""
-    var out_: WritePtr[DType.float32]
     """[T, q_size]."""
     var positions: ReadPtr[DType.int32]
     """[T]."""
@@ -55,7 +53,7 @@ struct RaggedQueries[dtype: DType](TrivialRegisterPassable):
 
     @always_inline
     def offset(self, request: Int, kv_head: Int, row: Int, head_dim: Int) -> Int:
-        """Where a row's query and output begin."""
+        """Where a row's query begins, and its output in [T, q_size]."""
         return self.token(request, row) * self.q_size + (kv_head * self.group + row % self.group) * head_dim
 
 

@@ -69,6 +69,13 @@ def load_tile[t: Int, dtype: DType](source: ReadPtr[dtype], stride: Int):
 
 
 @always_inline
+def stream_tile[t: Int, dtype: DType](source: ReadPtr[dtype], stride: Int):
+    """Loads a tile of what is used once, and leaves the L1 cache to what is used again; see `load_tile`."""
+    comptime code = String("tileloaddt1 ($0,$1,1), %tmm", t)
+    inlined_assembly[code, NoneType, constraints="r,r,~{memory}", has_side_effect=True](source, stride)
+
+
+@always_inline
 def store_tile[t: Int, dtype: DType](target: WritePtr[dtype], stride: Int):
     """Stores a tile; see `load_tile`."""
     comptime code = String("tilestored %tmm", t, ", ($0,$1,1)")

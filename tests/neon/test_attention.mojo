@@ -6,6 +6,7 @@ from std.testing import TestSuite
 from std.utils.numerics import nan
 
 from mojo_kernels.core.attention import paged_attention_cpu
+from mojo_kernels.core.attention_tile import HeadRows
 from mojo_kernels.memory.batch import RaggedQueries
 from mojo_kernels.memory.kv_cache import PANEL, SCALE_BYTES, PagedKVCache, pair_size
 from mojo_kernels.utils.types import untracked
@@ -120,7 +121,6 @@ struct Requests[dtype: DType, D: Int]:
         var out = List[Float32](length=len(q), fill=nan[DType.float32]())
         var batch = RaggedQueries[DType.float32](
             q=untracked(q.unsafe_ptr()),
-            out_=untracked(out.unsafe_ptr()),
             positions=untracked(positions.unsafe_ptr()),
             row_offsets=untracked(offsets.unsafe_ptr()),
             page_table=untracked(table.unsafe_ptr()),
@@ -129,7 +129,7 @@ struct Requests[dtype: DType, D: Int]:
             q_size=self.q_heads * Self.D,
             group=self.q_heads // self.kv_heads,
         )
-        paged_attention_cpu[Self.D, False](batch, self.paged(), self.kv_heads)
+        paged_attention_cpu[Self.D, False](HeadRows(untracked(out.unsafe_ptr())), batch, self.paged(), self.kv_heads)
         _ = positions^  # must outlive the batch, as the others
         _ = offsets^
         _ = table^
