@@ -85,17 +85,22 @@ def run_layers[
     units[MIX] = first.mix.panels() // shares.mix * ceildiv(s.tokens, first.mix.row_block(s.tokens))
     units[DOWN] = first.down.panels() // shares.down * ceildiv(s.tokens, first.down.row_block(s.tokens))
     units[SWIGLU] = 0 if shares.gate > 0 and first.down.unit() > 0 else ceildiv(s.tokens, Down.together)
-    units[GATE_UP] = first.gate_units(shares) * ceildiv(s.tokens, first.gate_up.row_block(s.tokens))
-    var queue = PhaseQueue[PHASES](units, threads, layers)
+    var blocks = ceildiv(s.tokens, first.gate_up.row_block(s.tokens))
+    units[GATE_UP] = first.gate_units(shares) * blocks
+    # Units come block by block; those of attention head by head.
+    var slices = Array[Int, PHASES](fill=min(threads, blocks))
+    slices[ATTEND] = 1
+    slices[MERGE] = 1
+    var queue = PhaseQueue[PHASES](units, slices, threads, layers)
 
     def worker(thread: Int) {imm}:
         var tile = attention.worker()
         var ticket = Ticket(0, 0, 0, 0)
-        var more = queue.take(ticket)
+        var more = queue.take(thread, ticket)
         while more:
             # The next ticket is taken before this one's work, to know which weights to ask for meanwhile.
             var following = ticket
-            more = queue.take(following)
+            more = queue.take(thread, following)
             var layer = first.later(ticket.round)
             if not queue.ready(ticket):
                 fetch_bytes(layer.panel(ticket.phase, ticket.begin, shares), FETCHED)

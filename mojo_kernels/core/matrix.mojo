@@ -18,7 +18,7 @@ from ..utils.simd import store_row
 from ..utils.tiles import TILE_ROWS
 from ..utils.types import ReadPtr, WritePtr
 
-comptime BLOCK_BYTES = 1024 * 1024
+comptime BLOCK_BYTES = 512 * 1024
 """Of rows that pass one panel after the other where there are tiles, which multiply faster than other caches give."""
 comptime LEAST_BLOCK = 256
 """Rows of a block at least, for each block has all weights pass."""

@@ -4,6 +4,9 @@ Waking the pool's threads and waiting for them takes longer than a small layer's
 less. So threads are woken once for many phases, and for many rounds of the same phases. Tickets, each for some units of
 a phase, are handed out in order, and whoever holds one waits until all of the phase before is done; as a ticket that
 others wait for is being worked on, someone always goes on.
+
+A phase may have slices, whose tickets go to the threads that had the same slice of other phases, as long as there are
+any: so a thread finds in its own caches what it wrote there before.
 """
 
 from std.atomic import Atomic, Ordering
@@ -42,6 +45,9 @@ struct PhaseQueue[phases: Int]:
     """
 
     var units: Array[Int, Self.phases]
+    var slices: Array[Int, Self.phases]
+    """Into how many parts a phase's tickets are divided."""
+    var threads: Int
     var rounds: Int
     var grain: Array[Int, Self.phases]
     """Units of a ticket."""
@@ -49,20 +55,28 @@ struct PhaseQueue[phases: Int]:
     """Number in its round of a phase's first ticket."""
     var counters: Array[Int64, (Self.phases + 1) * LINE]
     """Tickets handed out, and behind it, for each phase, tickets done, in all rounds."""
+    var taken: List[Int64]
+    """[phases, most slices], a cache line each: tickets of a slice that were handed out, in all rounds."""
 
-    def __init__(out self, units: Array[Int, Self.phases], threads: Int, rounds: Int):
+    def __init__(
+        out self, units: Array[Int, Self.phases], slices: Array[Int, Self.phases], threads: Int, rounds: Int
+    ):
         """A queue from its start.
 
         Args:
             units: Independent units of work of each phase; none is fine.
+            slices: Into how many parts to divide each phase; at most as many as threads.
             threads: Threads that will take tickets.
             rounds: How often all phases are gone through.
         """
         self.units = units.copy()
+        self.slices = slices.copy()
+        self.threads = threads
         self.rounds = rounds
         self.grain = {fill = 1}
         self.first = {fill = 0}
         self.counters = {fill = 0}
+        self.taken = List[Int64](length=Self.phases * threads * LINE, fill=0)
         for p in range(Self.phases):
             self.grain[p] = max(1, units[p] // (threads * TICKETS_PER_THREAD) if threads > 1 else units[p])
             self.first[p + 1] = self.first[p] + ceildiv(units[p], self.grain[p])
@@ -72,7 +86,7 @@ struct PhaseQueue[phases: Int]:
         """The counter of tickets handed out (0), or of those done of phase `index - 1`."""
         return untracked(self.counters.unsafe_ptr().unsafe_mut_cast[True]()).unsafe_offset(index * LINE)
 
-    def take(self, mut ticket: Ticket) -> Bool:
+    def take(self, thread: Int, mut ticket: Ticket) -> Bool:
         """Replaces a thread's ticket, at first one of round and phase 0, by its next one; false when there is none."""
         var number = Int(Atomic[Int64].fetch_add(self.counter(0), 1))
         var a_round = self.first[Self.phases]
@@ -85,9 +99,31 @@ struct PhaseQueue[phases: Int]:
                 ticket.phase = 0
                 ticket.round += 1
                 number -= a_round
-        ticket.begin = (number - self.first[ticket.phase]) * self.grain[ticket.phase]
+        number -= self.first[ticket.phase]
+        if self.slices[ticket.phase] > 1:
+            number = self.choose(thread, ticket)
+        ticket.begin = number * self.grain[ticket.phase]
         ticket.end = min(ticket.begin + self.grain[ticket.phase], self.units[ticket.phase])
         return True
+
+    def choose(self, thread: Int, ticket: Ticket) -> Int:
+        """The number in its phase of a ticket that nobody has: of the thread's own slice if that has any left. As many
+        threads choose as there are tickets, so there is one.
+        """
+        var slices = self.slices[ticket.phase]
+        var tickets = self.first[ticket.phase + 1] - self.first[ticket.phase]
+        var own = thread * slices // self.threads
+        for i in range(slices):
+            var slice = (own + i) % slices
+            var begin = tickets * slice // slices
+            var count = tickets * (slice + 1) // slices - begin
+            var place = (ticket.phase * self.threads + slice) * LINE
+            var counter = untracked(self.taken.unsafe_ptr().unsafe_mut_cast[True]()).unsafe_offset(place)
+            var before = Atomic[Int64].load[ordering = Ordering.RELAXED](counter)
+            while Int(before) < (ticket.round + 1) * count:
+                if Atomic[Int64].compare_exchange(counter, before, before + 1):
+                    return begin + Int(before) - ticket.round * count
+        return 0  # not reached
 
     @always_inline
     def ready(self, ticket: Ticket) -> Bool:

@@ -71,7 +71,7 @@ struct Tiles(TrivialRegisterPassable):
             self.clear(t)
 
     def load(self, t: Int, source: Int, stride: Int):
-        """Does tileloadd."""
+        """Does tileloadd, and tileloaddt1, whose hint changes no number."""
         self.clear(t)
         for r in range(self.rows(t)):
             for i in range(self.columns(t)):
