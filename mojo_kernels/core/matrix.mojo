@@ -18,7 +18,7 @@ from ..utils.simd import store_row
 from ..utils.tiles import TILE_ROWS
 from ..utils.types import ReadPtr, WritePtr
 
-comptime BLOCK_BYTES = 512 * 1024
+comptime BLOCK_NUMBERS = 256 * 1024
 """Of rows that pass one panel after the other where there are tiles, which multiply faster than other caches give."""
 comptime LEAST_BLOCK = 256
 """Rows of a block at least, for each block has all weights pass."""
@@ -194,7 +194,7 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
     def row_block(self, tokens: Int) -> Int:
         var most = tokens
         comptime if has_tiles[Self.isa]() and (Self.tiled or Self.quantized):
-            most = max(LEAST_BLOCK, BLOCK_BYTES // (self.columns * (2 if Self.tiled else 1)))
+            most = max(LEAST_BLOCK, BLOCK_NUMBERS // self.columns)
         if tokens <= most:
             return max(tokens, 1)
         return ceildiv(ceildiv(tokens, ceildiv(tokens, most)), TILE_ROWS) * TILE_ROWS
