@@ -8,10 +8,10 @@ from ..memory.kv_cache import PagedKVCache
 from ..utils.simd import WIDTH, store_row
 from ..utils.types import ReadPtr, WritePtr
 from .activations import swiglu_row
-from .attention_tile import HeadOutput
 from .float_rows import Columns
 from .layer_memory import LayerSizes, LayerVectors, Scratch
 from .matrix import LinearWeights, RowRange
+from .mix_rows import MixRows
 from .normalization import rms_norm_row
 from .packed import PANEL
 from .rope import rotate_half
@@ -28,25 +28,6 @@ comptime GATE_UP = 7
 comptime SWIGLU = 8
 comptime DOWN = 9
 comptime PHASES = 10
-
-
-@fieldwise_init
-struct MixRows[W: LinearWeights](HeadOutput):
-    """What attention gives, for the projection that mixes heads."""
-
-    var w: Self.W
-    var scratch: Scratch
-    var sizes: LayerSizes
-    var formed: Bool
-    """Whether heads are brought into form one by one; else rows are, later."""
-
-    @always_inline
-    def put(self, place: Int, x: ReadPtr[DType.float32], size: Int):
-        if self.formed:
-            var t, column = divmod(place, self.sizes.q_size())
-            self.w.take_columns(self.scratch.attended_operand, self.sizes.tokens, t, {column, column + size}, x)
-        else:
-            store_row(self.scratch.attended.unsafe_offset(place), x, size)
 
 
 @fieldwise_init

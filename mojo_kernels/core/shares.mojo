@@ -19,7 +19,7 @@ struct Shares(TrivialRegisterPassable):
     var own_heads: Bool
     """Whether a thread computes one head after the other in the same memory."""
     var gate: Int
-    """Panels of the MLP's gate that are a unit, with as many of its factor; 0 where the gate is applied to whole rows."""
+    """Panels of the MLP's gate that are a unit, with as many of its factor; 0 where it is applied to whole rows."""
     var mix: Int
     """Panels that are a unit of the projection of what attention gives."""
     var down: Int

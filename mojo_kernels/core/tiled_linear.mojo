@@ -279,8 +279,8 @@ def tiled_panel[
         first: The first of those to multiply, a multiple of 16.
         rows: How many: a multiple of 16, or all that are left.
         w: The panel.
-        part: The columns to multiply, whole tiles; where they don't begin with the first, they add to sums that are in y, whose
-            rows are close then, and all lanes outputs.
+        part: The columns to multiply, whole tiles; where they don't begin with the first, they add to sums that are in
+            y, whose rows are close then, and all lanes outputs.
         outputs: How many of its lanes are outputs.
         next: The panel, or part of one, that is needed next.
     """

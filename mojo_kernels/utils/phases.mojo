@@ -108,22 +108,23 @@ struct PhaseQueue[phases: Int]:
 
     def choose(self, thread: Int, ticket: Ticket) -> Int:
         """The number in its phase of a ticket that nobody has: of the thread's own slice if that has any left. As many
-        threads choose as there are tickets, so there is one.
+        threads choose as there are tickets, so there is one, once those that are still to choose in earlier rounds have.
         """
         var slices = self.slices[ticket.phase]
         var tickets = self.first[ticket.phase + 1] - self.first[ticket.phase]
         var own = thread * slices // self.threads
-        for i in range(slices):
+        var i = 0
+        while True:
             var slice = (own + i) % slices
             var begin = tickets * slice // slices
             var count = tickets * (slice + 1) // slices - begin
             var place = (ticket.phase * self.threads + slice) * LINE
             var counter = untracked(self.taken.unsafe_ptr().unsafe_mut_cast[True]()).unsafe_offset(place)
             var before = Atomic[Int64].load[ordering = Ordering.RELAXED](counter)
-            while Int(before) < (ticket.round + 1) * count:
+            while ticket.round * count <= Int(before) < (ticket.round + 1) * count:
                 if Atomic[Int64].compare_exchange(counter, before, before + 1):
                     return begin + Int(before) - ticket.round * count
-        return 0  # not reached
+            i += 1
 
     @always_inline
     def ready(self, ticket: Ticket) -> Bool:
