@@ -254,10 +254,11 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
             var w = QuantizedMatrix[Self.bits, Self.offsets](
                 rebind[ReadPtr[DType.uint8]](self.data), self.rows, self.groups, self.columns // self.groups
             )
-            if by_tiles[Self.isa](tokens):
-                var quads = self.quads(memory, tokens)
-                quantized_panel_by_amx(y, y_stride, quads, rows.first, rows.count, w, panel, next)
-                return
+            comptime if has_tiles[Self.isa]():
+                if by_tiles[Self.isa](tokens):
+                    var quads = self.quads(memory, tokens)
+                    quantized_panel_by_amx(y, y_stride, quads, rows.first, rows.count, w, panel, next)
+                    return
             var x = QuantizedRows(
                 memory.unsafe_bitcast[Int8](),
                 memory.unsafe_offset(tokens * self.columns // 4),

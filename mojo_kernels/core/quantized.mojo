@@ -14,6 +14,7 @@ from .quantized_rows import QUADS, QuantizedMatrix, QuantizedRows
 from ..utils.isa import (
     QuadSums,
     add_quads,
+    has_tiles,
     quad_lanes,
     quad_shift,
     quad_sum_type,
@@ -307,10 +308,12 @@ def quantized_linear[
         for panel in range(begin, end):
             var next = w.block(min(panel + 1, end - 1), 0)
             var to = y.unsafe_offset(panel * PANEL)
-            if tiles:
-                quantized_panel_by_amx(to, w.rows, tiled, 0, m_size, w, panel, next)
-            else:
-                quantized_panel[isa](to, w.rows, x, m_size, w, panel, {next})
+            # Where there are no tiles, the compiler may not even know how to write their instructions.
+            comptime if has_tiles[isa]():
+                if tiles:
+                    quantized_panel_by_amx(to, w.rows, tiled, 0, m_size, w, panel, next)
+                    continue
+            quantized_panel[isa](to, w.rows, x, m_size, w, panel, {next})
 
     parallel_ranges(ceildiv(w.rows, PANEL), PANEL * m_size * w.groups * w.group, panels)
     _ = copies^

@@ -33,7 +33,7 @@ comptime EPS = Float32(1e-6)
 struct Weights[dtype: DType, bits: Int]:
     """A random matrix, the same in each layer: packed, and its numbers in float64."""
 
-    comptime Operand = Matrix["neon", Self.dtype, Self.bits, False, 0]
+    comptime Operand = Matrix["neon", Self.dtype, Self.bits, False, False]
 
     var n: Int
     var k: Int
