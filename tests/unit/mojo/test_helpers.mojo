@@ -160,7 +160,10 @@ def test_a_phase_begins_when_all_before_it_is_done() raises:
             units[0] = 0 if threads == 2 else most
             units[1] = 0
             units[3] = 1
-            var queue = PhaseQueue[phases](units, threads, rounds)
+            var slices = Array[Int, phases](fill=threads)
+            slices[0] = 1
+            slices[2] = min(threads, 3)
+            var queue = PhaseQueue[phases](units, slices, threads, rounds)
             # How often each unit was done, and how many units of earlier phases were not done before it.
             var done = List[Int64](length=rounds * phases * most, fill=0)
             var early = List[Int64](length=threads, fill=0)
@@ -169,7 +172,7 @@ def test_a_phase_begins_when_all_before_it_is_done() raises:
 
             def worker(thread: Int) {imm}:
                 var ticket = Ticket(0, 0, 0, 0)
-                while queue.take(ticket):
+                while queue.take(thread, ticket):
                     queue.wait(ticket)
                     var step = ticket.round * phases + ticket.phase
                     for earlier in range(step):
