@@ -281,7 +281,7 @@ struct LayerWork[
         var s = self.sizes
         var h = unit % s.heads()
         var rows = self.rows_of(self.qkv, unit // s.heads())
-        var own = self.scratch.rows.unsafe_offset(place * s.tokens * Self.head_dim)
+        var own = self.scratch.rows.unsafe_offset((place * s.tokens + rows.first) * Self.head_dim)
         for panel in range(panels):
             var to = own.unsafe_offset(panel * PANEL)
             var index = h * panels + panel
