@@ -1,21 +1,21 @@
 """A few rows of bfloat16 pairs against a panel that comes from memory.
 
-The rows go through the panel chunk by chunk: memory delivers a chunk once, to the nearest cache, where every tile of
-rows finds it, and meanwhile the tiles ask for their shares of what comes some chunks later. Each output's sum runs over
-k in the order of `linear_tile.mojo`, so it has the same bits.
+The rows go through the panel chunk by chunk: memory delivers a chunk once, every tile but the first finds it in the L1
+cache, and meanwhile the tiles ask for their shares of what comes some chunks later. Each output's sum runs over k in the
+order of `linear_tile.mojo`, so it has the same bits.
 """
 
 from std.math import ceildiv
 
 from .float_rows import Rows
 from .linear_tile import linear_tile
-from .packed import ChunkAhead, LINE, PANEL, store_outputs
+from .packed import ChunkAhead, LINE, PANEL, SMALL_L1, store_outputs
 from ..utils.types import ReadPtr, WritePtr, untracked
 
-comptime CHUNK = 64
+comptime CHUNK = 128 if SMALL_L1 else 64
 """Columns of a chunk."""
-comptime AHEAD = 16384
-"""Bytes, two chunks, that weights are asked for before they are needed."""
+comptime AHEAD = 65536 if SMALL_L1 else 16384
+"""Bytes that weights are asked for before they are needed: two chunks, or more where they wait in the L2 cache."""
 comptime FEW_ROWS = 24
 """Most rows that take this way: the sums of more, written and read with every chunk, take longer than memory."""
 comptime TILE_ROWS = 6
