@@ -6,9 +6,9 @@ with zeros.
 """
 
 from std.math import ceildiv
-from std.sys import CompilationTarget
 from std.sys.intrinsics import PrefetchOptions, prefetch
 
+from ..utils.isa import ZEN4
 from ..utils.types import ReadPtr, WritePtr
 
 comptime PANEL = 64
@@ -23,8 +23,6 @@ comptime ASKING_ROWS = 24
 """Most rows whose tiles share the work of asking for it, where they are small."""
 comptime READ_SOON = PrefetchOptions().for_read().medium_locality().to_data_cache()
 comptime READ_AHEAD = PrefetchOptions().for_read().high_locality().to_data_cache()
-comptime SMALL_L1 = CompilationTarget._arch() == "znver4"
-"""Whether the L1 cache, of 32 KiB, has no room for chunks to come beside the one that is multiplied."""
 
 
 @always_inline
@@ -64,7 +62,7 @@ struct NextWeights(TrivialRegisterPassable):
     def fetch_lines[lines: Int](self, step: Int):
         """Asks for as many lines as a step's share has, to the nearest cache that has room for them."""
         comptime for line in range(lines):
-            prefetch[READ_SOON if SMALL_L1 else READ_AHEAD](self.start.unsafe_offset((step * lines + line) * LINE))
+            prefetch[READ_SOON if ZEN4 else READ_AHEAD](self.start.unsafe_offset((step * lines + line) * LINE))
 
     @always_inline
     def fetch_share(self, index: Int):

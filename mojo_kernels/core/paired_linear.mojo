@@ -9,12 +9,13 @@ from std.math import ceildiv
 
 from .float_rows import Rows
 from .linear_tile import linear_tile
-from .packed import ChunkAhead, LINE, PANEL, SMALL_L1, store_outputs
+from .packed import ChunkAhead, LINE, PANEL, store_outputs
+from ..utils.isa import ZEN4
 from ..utils.types import ReadPtr, WritePtr, untracked
 
-comptime CHUNK = 128 if SMALL_L1 else 64
+comptime CHUNK = 128 if ZEN4 else 64
 """Columns of a chunk."""
-comptime AHEAD = 65536 if SMALL_L1 else 16384
+comptime AHEAD = 65536 if ZEN4 else 16384
 """Bytes that weights are asked for before they are needed: two chunks, or more where they wait in the L2 cache."""
 comptime FEW_ROWS = 24
 """Most rows that take this way: the sums of more, written and read with every chunk, take longer than memory."""

@@ -13,6 +13,7 @@ from .quantized_amx import TiledQuads, by_tiles, quantized_panel_by_amx, sum_wei
 from .quantized_rows import QUADS, QuantizedMatrix, QuantizedRows
 from ..utils.isa import (
     QuadSums,
+    ZEN4,
     add_quads,
     has_tiles,
     quad_lanes,
@@ -210,9 +211,9 @@ def quantized_tile[
 
 def tile_rows[isa: StaticString]() -> Int:
     """Most rows of x in a register tile. Six leave registers for sums of integers alone: what groups add up to is in
-    memory, which groups of many columns make seldom.
+    memory, which groups of many columns make seldom, and Zen 4 slowly.
     """
-    return 6 if quad_lanes[isa]() == 16 else 4
+    return 6 if quad_lanes[isa]() == 16 and not ZEN4 else 4
 
 
 def tile_vectors[isa: StaticString, rows: Int]() -> Int:

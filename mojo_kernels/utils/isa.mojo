@@ -14,9 +14,14 @@ VNNI of all CPUs it compiles for, so what needs those is written as assembly.
 """
 
 from std.memory import bitcast
-from std.sys import inlined_assembly, llvm_intrinsic
+from std.sys import CompilationTarget, inlined_assembly, llvm_intrinsic
 
 from .types import WritePtr
+
+comptime ZEN4 = CompilationTarget._arch() == "znver4"
+"""Whether the CPU compiled for is AMD's Zen 4, whose L1 cache of 32 KiB has no room for weights to come beside those that
+are multiplied, and which stores a vector of AVX-512 in two cycles.
+"""
 
 
 def lanes[isa: StaticString]() -> Int:
