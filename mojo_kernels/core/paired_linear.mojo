@@ -1,8 +1,8 @@
 """A few rows of bfloat16 pairs against a panel that comes from memory.
 
 The rows go through the panel chunk by chunk: memory delivers a chunk once, every tile but the first finds it in the L1
-cache, and meanwhile the tiles ask for their shares of what comes some chunks later. Each output's sum runs over k in the
-order of `linear_tile.mojo`, so it has the same bits.
+cache, and meanwhile the tiles ask for their shares of what comes some chunks later. Each output's sum runs over k in
+the order of `linear_tile.mojo`, so it has the same bits.
 """
 
 from std.math import ceildiv

@@ -19,8 +19,8 @@ from std.sys import CompilationTarget, inlined_assembly, llvm_intrinsic
 from .types import WritePtr
 
 comptime ZEN4 = CompilationTarget._arch() == "znver4"
-"""Whether the CPU compiled for is AMD's Zen 4, whose L1 cache of 32 KiB has no room for weights to come beside those that
-are multiplied, and which stores a vector of AVX-512 in two cycles.
+"""Whether the CPU compiled for is AMD's Zen 4. Its L1 cache of 32 KiB has no room for weights to come beside those that
+are multiplied, and storing a vector of AVX-512 takes it two cycles.
 """
 
 
