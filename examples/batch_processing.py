@@ -33,7 +33,8 @@ def main() -> None:
         parser.error("the checkpoint has no tokenizer")
     template = ChatTemplate.from_pretrained(model.folder)
     chats = [[{"role": "user", "content": question}] for question in options.questions]
-    prompts = [model.tokenizer.encode(template.render(chat, enable_thinking=False)) for chat in chats]
+    texts = [template.render(chat, enable_thinking=False) for chat in chats]
+    prompts = [model.tokenizer.encode(text, allow_special=True) for text in texts]
     engine = build_engine(model, settings)
     with Progress(transient=True) as bar:
         task = bar.add_task("Generating", total=len(prompts))
