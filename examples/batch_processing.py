@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from python_layer.inference.build import build_engine
 from python_layer.inference.params import GenerationParams
+from python_layer.model.generation import encode_prompt
 from python_layer.model.loading import load_model
 from python_layer.tokenizer import ChatTemplate
 from python_layer.utils.settings import load_settings
@@ -33,8 +34,7 @@ def main() -> None:
         parser.error("the checkpoint has no tokenizer")
     template = ChatTemplate.from_pretrained(model.folder)
     chats = [[{"role": "user", "content": question}] for question in options.questions]
-    texts = [template.render(chat, enable_thinking=False) for chat in chats]
-    prompts = [model.tokenizer.encode(text, allow_special=True) for text in texts]
+    prompts = [encode_prompt(model.tokenizer, template.render(chat, enable_thinking=False)) for chat in chats]
     engine = build_engine(model, settings)
     with Progress(transient=True) as bar:
         task = bar.add_task("Generating", total=len(prompts))
