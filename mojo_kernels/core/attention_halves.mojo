@@ -14,8 +14,8 @@ from ..memory.kv_cache import PANEL
 from ..utils.isa import HALVES, Halves, put_halves
 from ..utils.types import ReadPtr, WritePtr, untracked
 from .attention_tile import Tile
-from .half_rows import add_pair
 from .products import LANES, Vector16
+from .scaled_chunks import add_pair
 
 comptime TOGETHER = 4
 """Panels whose scores are computed at once, and whose values are summed in float16."""

@@ -14,8 +14,8 @@ from ..memory.kv_cache import PagedKVCache, SIXTEENTH, pair_size
 from ..utils.exp import LOG2_E
 from ..utils.simd import largest_magnitude, store_row
 from ..utils.types import ReadPtr, WritePtr, untracked
-from .half_rows import row_scale
 from .products import LANES, Vector16, sum_type
+from .scaled_rows import row_scale
 from .softmax import INT16_MAX, MASKED, merge_factors, weigh_row
 
 comptime TILE_ROWS = 192

@@ -20,8 +20,8 @@ struct Layers:
     """`y[T, D]` of `x[T, D]`: L times attention and SwiGLU MLP, each after an RMSNorm and added to its input.
 
     Every weight is that of all layers, one after the other: its first dimension is L.
-    The matrices are packed, and of any type that `mili.linear`, `mili.half_linear` and `mili.quantized_linear` take:
-    for each of the four, `bits` is 0, 16 with `mili.half_linear`'s, or the bits of its quantised weights, and `offsets`
+    The matrices are packed, and of any type that `mili.linear`, `mili.scaled_linear` and `mili.quantized_linear` take:
+    for each of the four, `bits` is 0, 16 with `mili.scaled_linear`'s, or the bits of its quantised weights, and `offsets`
     whether those have offsets. With `pairs` and bfloat16 matrices, what is multiplied is rounded to bfloat16, and so
     are queries beside a bfloat16 cache. `scratch` is memory for the op alone. The biases count where `biases` is set.
     """

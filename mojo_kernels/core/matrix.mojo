@@ -5,13 +5,13 @@ panels follow.
 from std.math import ceildiv
 
 from .float_rows import Columns, Rows, block_rows
-from .half_linear import half_panel
-from .half_rows import HALF_BLOCKS, HalfRows, half_panel_size
 from .linear import linear_panel
 from .packed import PANEL, pack_factor
 from .quantized import quantized_panel
 from .quantized_amx import TiledQuads, by_tiles, quantized_panel_by_amx, sum_weight
 from .quantized_rows import QuantizedMatrix, QuantizedRows, quantize_row
+from .scaled_linear import scaled_panel
+from .scaled_rows import GROUP as SCALED_GROUP, ScaledRows, WHOLE_BLOCKS, scaled_panel_size
 from .tiled_linear import STEP, TiledRows, tiled_panel
 from ..utils.isa import has_tiles
 from ..utils.simd import store_row
@@ -149,18 +149,18 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
     Parameters:
         isa: Instructions to use.
         dtype: Type of w; uint8 where it is quantised.
-        bits: Of a quantised weight; 16 where w is float16 with a scale for each row, and x is rounded so too.
+        bits: Of a quantised weight; 16 where w is float16 or int16 with scales, and x is rounded so too.
         offsets: Whether quantised weights have offsets.
         rounds: Whether x is rounded to bfloat16 where w has that type.
     """
 
     comptime quantized = Self.dtype == DType.uint8
-    comptime half = Self.bits == 16
+    comptime scaled = Self.bits == 16
     comptime operand = DType.bfloat16 if Self.rounds and Self.dtype == DType.bfloat16 else DType.float32
     """Type of x where w is not quantised."""
-    comptime block = 0 if Self.quantized or Self.half else block_rows[Self.isa, Self.operand]()
-    comptime plain = not Self.quantized and not Self.half and Self.operand == DType.float32 and Self.block == 0
-    comptime together = HALF_BLOCKS if Self.half else max(Self.block, 1)
+    comptime block = 0 if Self.quantized or Self.scaled else block_rows[Self.isa, Self.operand]()
+    comptime plain = not Self.quantized and not Self.scaled and Self.operand == DType.float32 and Self.block == 0
+    comptime together = WHOLE_BLOCKS if Self.scaled else max(Self.block, 1)
     comptime tiled = has_tiles[Self.isa]() and Self.operand == DType.bfloat16
     comptime Tiled = TiledRows[tiled=True]
 
@@ -179,8 +179,8 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
         """Elements of a panel."""
         comptime if Self.quantized:
             return self.groups * QuantizedMatrix[Self.bits, Self.offsets].block_bytes(self.columns // self.groups)
-        elif Self.half:
-            return half_panel_size(self.columns)
+        elif Self.scaled:
+            return scaled_panel_size(self.columns)
         else:
             comptime factor = pack_factor[Self.dtype]()
             return ceildiv(self.columns, factor) * factor * PANEL
@@ -189,6 +189,11 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
     def quads(self, memory: WritePtr[DType.float32], tokens: Int) -> TiledQuads:
         """Rows that tiles multiply with a quantised matrix."""
         return {memory.unsafe_bitcast[Int8](), tokens, self.columns, self.groups}
+
+    @always_inline
+    def scaled_rows(self, memory: WritePtr[DType.float32], tokens: Int) -> ScaledRows[Self.dtype]:
+        """Rows that share scales."""
+        return {memory.unsafe_bitcast[UInt32](), tokens, self.columns}
 
     @always_inline
     def row_block(self, tokens: Int) -> Int:
@@ -203,8 +208,8 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
     def take_rows(
         self, memory: WritePtr[DType.float32], tokens: Int, t: Int, x: ReadPtr[DType.float32], x_stride: Int
     ):
-        comptime if Self.half:
-            var rows = HalfRows(memory.unsafe_bitcast[UInt32](), tokens, self.columns)
+        comptime if Self.scaled:
+            var rows = self.scaled_rows(memory, tokens)
             for m in range(t, min(t + Self.together, tokens)):
                 rows.put(m, x.unsafe_offset((m - t) * x_stride))
         elif Self.block > 0:
@@ -214,7 +219,9 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
 
     @always_inline
     def unit(self) -> Int:
-        comptime if Self.half or Self.block > 0:
+        comptime if Self.scaled:
+            return SCALED_GROUP if Self.dtype == DType.int16 else 0
+        elif Self.block > 0:
             return 0
         elif Self.quantized:
             return self.columns // self.groups
@@ -233,6 +240,9 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
             var scales = memory.unsafe_offset(tokens * self.columns // 4 + 2 * (t * self.groups + part.begin // group))
             var values = memory.unsafe_bitcast[Int8]().unsafe_offset(t * self.columns + part.begin)
             quantize_row(values, scales, x, (part.end - part.begin) // group, group)
+        elif Self.scaled:
+            comptime if Self.dtype == DType.int16:
+                self.scaled_rows(memory, tokens).put_groups(t, part, x)
         elif Self.tiled:
             Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns).put(t, part, x)
         else:
@@ -269,9 +279,8 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
         else:
             var w = self.data.unsafe_offset(panel * self.panel_size())
             var outputs = min(PANEL, self.rows - panel * PANEL)
-            comptime if Self.half:
-                var x = HalfRows(memory.unsafe_bitcast[UInt32](), tokens, self.columns)
-                half_panel(y, y_stride, x, rebind[ReadPtr[DType.float16]](w), outputs, next)
+            comptime if Self.scaled:
+                scaled_panel[Self.isa](y, y_stride, self.scaled_rows(memory, tokens), w, outputs, next)
             elif Self.tiled:
                 var x = Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns)
                 var weights = rebind[ReadPtr[DType.bfloat16]](w)

@@ -6,9 +6,10 @@ VNNI of all CPUs it compiles for, so what needs those is written as assembly.
     amx          tiles of bfloat16 pairs and of int8 quads, see `tiles.mojo`; beside them all that follows
     avx512_fp16  float16 (vfmadd231ph), twice as many numbers as float32; quads of int8
     avx512_bf16  pairs of bfloat16 (vdpbf16ps), and quads of int8; on AMD's CPUs, for Intel's are faster with FMAs
-    avx512_vnni  quads of int8 (vpdpbusd)
-    avx2_vnni    float32, and quads of int8 (vpdpbusd), in vectors half as long
-    avx512, avx2 float32; int8 by way of int16
+    avx512_vnni  pairs of int16 (vpdpwssd), and quads of int8 (vpdpbusd)
+    avx2_vnni    the same in vectors half as long
+    avx2         pairs of int16 (vpmaddwd); int8 by way of int16
+    avx512       float32; int8 by way of int16
     neon         float32; quads of int8 (sdot)
     portable     what the compiler makes of short vectors
 """
@@ -112,6 +113,27 @@ comptime QuadSums[isa: StaticString, bits: Int] = SIMD[
 def multiply_pairs(a: SIMD[DType.int16, 16], b: SIMD[DType.int16, 16]) -> SIMD[DType.int32, 8]:
     """Of each pair of int16 the sum of its two products (AVX2's vpmaddwd)."""
     return llvm_intrinsic["llvm.x86.avx2.pmadd.wd", SIMD[DType.int32, 8]](a, b)
+
+
+@always_inline
+def add_words[
+    isa: StaticString
+](
+    acc: SIMD[DType.int32, lanes[isa]()], w: SIMD[DType.int32, lanes[isa]()], x: SIMD[DType.int32, lanes[isa]()]
+) -> SIMD[DType.int32, lanes[isa]()]:
+    """Adds to each lane of acc the two products of the int16 pairs in w and x; exact."""
+    comptime width = lanes[isa]()
+    comptime if isa.endswith("_vnni"):
+        comptime text = StaticString("{vex} vpdpwssd $2, $1, $0" if width == 8 else "vpdpwssd $2, $1, $0")
+        comptime operands = StaticString("=x,x,x,0" if width == 8 else "=v,v,v,0")
+        return inlined_assembly[text, SIMD[DType.int32, width], constraints=operands, has_side_effect=False](w, x, acc)
+    else:
+        comptime assert width == 8, "int16 is multiplied with AVX2"
+        var products = multiply_pairs(
+            rebind[SIMD[DType.int16, 16]](bitcast[DType.int16, 2 * width](w)),
+            rebind[SIMD[DType.int16, 16]](bitcast[DType.int16, 2 * width](x)),
+        )
+        return acc + rebind[SIMD[DType.int32, width]](products)
 
 
 @always_inline

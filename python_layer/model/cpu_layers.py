@@ -64,7 +64,7 @@ def layers_op(
     }
     for kind in MATRICES:
         form = linear.formats.get(kind)
-        bits = form.bits if form else 16 if linear.compute == DType.float16 else 0
+        bits = form.bits if form else 16 if linear.scaled else 0
         parameters |= {f"{kind}_bits": bits, f"{kind}_offsets": bool(form and form.offsets)}
     given = [w[name] for name in WEIGHTS]
     # Where there are no biases, another vector takes their places.

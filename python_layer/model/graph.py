@@ -18,6 +18,7 @@ from python_layer.model.gpu_linear import gpu_linear
 from python_layer.model.graph_ops import CPU, FLOAT, LayerParts, StepInputs, custom_op, float_constant
 from python_layer.model.kv_cache import KVCacheLayout
 from python_layer.model.linear import LinearLayers
+from python_layer.model.precision import SCALED_DTYPES
 from python_layer.model.quantization import float8_specs, quantized_specs, scaled_specs
 from python_layer.model.quantized import QuantFormat
 from python_layer.model.rope import rope_frequencies
@@ -47,7 +48,8 @@ class ModelGraph:
     def specs(self) -> list[WeightSpec]:
         """The graph's weights."""
         specs = quantized_specs(weight_specs(self.config, packed=self.device.is_cpu()), dict(self.formats))
-        return scaled_specs(specs) if self.compute == DType.float16 else float8_specs(specs, self.float8)
+        scaled = self.compute.name in SCALED_DTYPES
+        return scaled_specs(specs, self.compute.name) if scaled else float8_specs(specs, self.float8)
 
 
 def build_graph(

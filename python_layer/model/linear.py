@@ -7,6 +7,7 @@ from max.dtype import DType
 from max.graph import TensorType, TensorValue, ops
 
 from python_layer.model.graph_ops import CPU, FLOAT
+from python_layer.model.precision import SCALED_DTYPES
 from python_layer.model.quantized import QuantFormat
 
 
@@ -17,14 +18,19 @@ class LinearLayers:
     Attributes:
         isa: Instruction set of the kernels.
         compute: Type of what is multiplied with matrices that are not quantized. With bfloat16, for CPUs with
-            AVX512-BF16, those of bfloat16 take it so, and queries beside a bfloat16 cache are of it too. With float16,
-            for CPUs with AVX512-FP16, all matrices are scaled float16.
+            AVX512-BF16, those of bfloat16 take it so, and queries beside a bfloat16 cache are of it too. With float16
+            or int16, all matrices are scaled rows of it.
         formats: How matrices are quantized, by kind.
     """
 
     isa: str
     compute: DType
     formats: Mapping[str, QuantFormat]
+
+    @property
+    def scaled(self) -> bool:
+        """Whether matrices that are not quantized are scaled rows."""
+        return self.compute.name in SCALED_DTYPES
 
     def apply(self, kind: str, x: TensorValue, w: TensorValue, outputs: int) -> TensorValue:
         """x[T, K] @ w[outputs, K].T, in float32, on a CPU.
@@ -43,8 +49,8 @@ class LinearLayers:
             inputs = [*ops.custom("mili.quantize_rows", CPU, [x], rounded), w]
             parameters = {"isa": self.isa, "bits": form.bits, "offsets": form.offsets}
             (y,) = ops.custom("mili.quantized_linear", CPU, inputs, out, parameters)
-        elif self.compute == DType.float16:
-            (y,) = ops.custom("mili.half_linear", CPU, [x, w], out)
+        elif self.scaled:
+            (y,) = ops.custom("mili.scaled_linear", CPU, [x, w], out, {"isa": self.isa})
         else:
             if self.compute == DType.bfloat16 and w.dtype == DType.bfloat16:
                 x = ops.cast(x, DType.bfloat16)
@@ -59,5 +65,5 @@ class LinearLayers:
         if form:
             parameters = {"bits": form.bits, "offsets": form.offsets, "group": form.group}
             return ops.custom("mili.gather_quantized_rows", device, [table, rows], out, parameters)[0].tensor
-        layout = "" if not packed else "half_" if self.compute == DType.float16 else "packed_"
+        layout = "" if not packed else "scaled_" if self.scaled else "packed_"
         return ops.custom(f"mili.gather_{layout}rows", device, [table, rows], out)[0].tensor

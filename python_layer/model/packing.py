@@ -1,6 +1,6 @@
 """How matrices lie in memory for the kernels.
 
-The layouts are described in ``mojo_kernels/core/packed.mojo``; of scaled float16 in ``half_rows.mojo`` and of quantized
+The layouts are described in ``mojo_kernels/core/packed.mojo``; of scaled rows in ``scaled_rows.mojo`` and of quantized
 ones in ``quantized_rows.mojo`` beside it.
 """
 
@@ -11,10 +11,10 @@ from python_layer.model.quantized import QuantFormat, QuantizedRows
 
 PANEL = 64
 """Rows of a matrix that are interleaved."""
-SCALED_EXPONENT = 5
-"""Scaled rows have numbers below 2 to the power of this."""
+SCALED_EXPONENTS = {"float16": 5, "int16": 12}
+"""Scaled rows have numbers up to 2 to the power of this."""
 LEAST_EXPONENT = -100
-"""Far below what float16 tells from zero, so that rows of zeros have a scale too."""
+"""Far below what matters in a sum, so that rows of zeros have a scale too."""
 
 
 def pack_factor(dtype: str) -> int:
@@ -52,22 +52,31 @@ def pack_rows(values: NDArray[np.generic], first: int, target: NDArray[np.generi
 
 
 def scaled_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape of a packed matrix [rows, columns] of float16 with scales: [rows / 64, columns / 2 + 1, 128]."""
+    """The shape of a packed matrix [rows, columns] of scaled rows: [rows / 64, columns / 2 + 1, 128]."""
     rows, columns = shape
     return -(-rows // PANEL), -(-columns // 2) + 1, 2 * PANEL
 
 
-def pack_scaled_rows(values: NDArray[np.float32], first: int, target: NDArray[np.float16]) -> None:
+def pack_scaled_rows(values: NDArray[np.float32], first: int, target: NDArray[np.float16] | NDArray[np.int16]) -> None:
     """Writes consecutive rows of a matrix to their places, each divided by its scale, a power of two.
 
     Args:
         values: [n, columns].
         first: Number of the first of them in the matrix.
-        target: The packed matrix, zero where rows are filled up.
+        target: The packed matrix, float16 or int16, zero where rows are filled up.
+
+    Raises:
+        OverflowError: A value is not finite, and int16 has no such numbers.
     """
-    exponents = np.frexp(np.abs(values).max(axis=1, initial=0))[1]
-    scales = np.ldexp(np.float32(1), np.maximum(exponents, LEAST_EXPONENT) - SCALED_EXPONENT)
-    pack_rows((values / scales[:, None]).astype(np.float16), first, target[:, :-1])
+    largest = np.abs(values).max(axis=1, initial=0)
+    if target.dtype == np.int16 and not np.isfinite(largest).all():
+        raise OverflowError("a value is not finite")
+    exponents = np.frexp(largest)[1]
+    scales = np.ldexp(np.float32(1), np.maximum(exponents, LEAST_EXPONENT) - SCALED_EXPONENTS[target.dtype.name])
+    numbers = values / scales[:, None]
+    if target.dtype == np.int16:
+        np.rint(numbers, out=numbers)
+    pack_rows(numbers.astype(target.dtype), first, target[:, :-1])
     rows = np.arange(first, first + len(values))
     target[:, -1].view(np.float32)[rows // PANEL, rows % PANEL] = scales
 

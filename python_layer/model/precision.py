@@ -10,8 +10,10 @@ from python_layer.utils.settings import Settings
 MATRIX_DTYPES = ("float32", "bfloat16", "float16")
 CACHE_DTYPES = ("float32", "bfloat16", "float16", "int8")
 GPU_DTYPES = ("auto", "bfloat16")
-COMPUTE_DTYPES = ("auto", "float32", "bfloat16", "float16")
-FITTING_MATRICES = {"bfloat16": ("bfloat16",), "float16": ("bfloat16", "float16")}
+COMPUTE_DTYPES = ("auto", "float32", "bfloat16", "float16", "int16")
+SCALED_DTYPES = ("float16", "int16")
+"""Types in which matrices of 16 bits are kept with a scale for each row, to be multiplied so."""
+FITTING_MATRICES = {"bfloat16": ("bfloat16",), **dict.fromkeys(SCALED_DTYPES, ("bfloat16", "float16"))}
 """Types of matrices that may be multiplied with numbers of a type; float32 with all."""
 TILE_COLUMNS = 32
 """Of a matrix in one of AMX's tiles."""
@@ -92,7 +94,7 @@ def resolve_isa(cpu_isa: str, config: Qwen3Config, compute_dtype: str = "auto") 
     Args:
         cpu_isa: One of :data:`~python_layer.utils.cpu.ISAS`, or "auto": the fastest that this CPU and the model allow.
         config: The model.
-        compute_dtype: Where that is bfloat16 or float16, "auto" is the fastest that multiplies it, if any does.
+        compute_dtype: Unless that is auto or float32, "auto" is the fastest that multiplies it, if any does.
 
     Raises:
         ConfigError: Another value, or one that this CPU or the model does not allow.
@@ -119,8 +121,8 @@ def resolve_compute_dtype(compute_dtype: str, dtype: str, isa: str) -> str:
     """The type of the numbers that are multiplied with matrices.
 
     Args:
-        compute_dtype: float32, bfloat16, float16 or "auto": float16 with matrices of 16 bits where ``isa`` allows it,
-            bfloat16 with those of bfloat16, else float32.
+        compute_dtype: float32, bfloat16, float16, int16 or "auto": float16 or int16 with matrices of 16 bits where
+            ``isa`` multiplies them, bfloat16 with those of bfloat16, else float32.
         dtype: Type of the matrices.
         isa: Instruction set of the linear layers.
 
@@ -138,6 +140,6 @@ def resolve_compute_dtype(compute_dtype: str, dtype: str, isa: str) -> str:
             f"compute_dtype {compute_dtype} needs {' or '.join(fitting)} matrices, but they are {dtype}; see --dtype"
         )
     if compute_dtype not in ("float32", able):
-        needed = "AMX or AVX512-BF16" if compute_dtype == "bfloat16" else "AVX512-FP16"
-        raise ConfigError(f"compute_dtype {compute_dtype} needs {needed}, not the CPU path {isa}; take float32")
+        needed = " or ".join(name for name in ISAS if multiplies(name) == compute_dtype)
+        raise ConfigError(f"compute_dtype {compute_dtype} needs the CPU path {needed}, not {isa}; take float32")
     return compute_dtype

@@ -74,9 +74,9 @@ def quantized_specs(specs: Sequence[WeightSpec], formats: Formats) -> list[Weigh
     return [replace(spec, form=formats.get(kind_of(spec.name))) for spec in specs]
 
 
-def scaled_specs(specs: Sequence[WeightSpec]) -> list[WeightSpec]:
-    """The same weights; packed matrices that are not quantized are float16 with a scale for each row."""
-    return [replace(spec, scaled=True) if spec.packed and not spec.form else spec for spec in specs]
+def scaled_specs(specs: Sequence[WeightSpec], dtype: str) -> list[WeightSpec]:
+    """The same weights; packed matrices that are not quantized are of the type, with a scale for each row."""
+    return [replace(spec, scaled=dtype) if spec.packed and not spec.form else spec for spec in specs]
 
 
 def float8_kinds(

@@ -80,9 +80,9 @@ class Qwen3Model:
         quantization: auto (as the checkpoint has its matrices), none (dequantized to ``dtype``), int8 or int4; see
             :mod:`~python_layer.model.quantization`. What is multiplied with such matrices is rounded to int8.
         compute_dtype: What is multiplied with the matrices: float32, or, with matrices of 16 bits, bfloat16 on CPUs
-            with AMX or AVX512-BF16 and float16 on those with AVX512-FP16, which is nearly twice as fast for prompts
-            and batches, or auto: the fastest of what is possible. Sums are float32, with float16 from 32 columns to
-            the next.
+            with AMX or AVX512-BF16, float16 on those with AVX512-FP16 and int16 on others with VNNI or AVX2, which is
+            up to twice as fast for prompts and batches, or auto: the fastest of what is possible. Sums are float32,
+            with float16 from 32 columns to the next, with int16 from 128.
         cpu_isa: Instruction set of the linear layers, see :data:`~python_layer.utils.cpu.ISAS`; auto is the fastest.
         page_size: Positions per page of the KV cache; on a GPU a power of two.
         threads: Threads that compute, of which a process has one pool; 0 is one for each physical core that affinity

@@ -56,7 +56,7 @@ def _matrices(specs: Sequence[WeightSpec], stored: Mapping[str, str], dtype: str
         if len(spec.shape) == 2:
             kind = kind_of(spec.name)
             found = sorted({stored.get(source, "nothing that can be read") for source, _ in spec.sources})
-            kept = spec.form or ("float16 with a scale for each row" if spec.scaled else dtype)
+            kept = spec.form or (f"{spec.scaled} with a scale for each row" if spec.scaled else dtype)
             rows[f"matrices.{kind}"] = f"{' and '.join(found)} in the file, {kept} in memory"
     return rows
 

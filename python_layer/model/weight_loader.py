@@ -162,7 +162,7 @@ class WeightLoader:
             raise ConfigError(f"the weights' dtype is {dtype!r}; supported: {', '.join(STORAGE)}")
         checkpoint = self._checked(specs, unused)
         dtypes = {spec.name: spec.dtype_in_memory(dtype) for spec in specs}
-        stored = STORAGE | {"uint8": np.dtype(np.uint8)}
+        stored = STORAGE | {name: np.dtype(name) for name in ("uint8", "int16")}
         shapes = [spec.shape_in_memory(dtype) for spec in specs]
         sizes = [
             math.prod(shape) * stored[dtypes[spec.name]].itemsize for spec, shape in zip(specs, shapes, strict=True)
@@ -244,7 +244,7 @@ class _Piece:
                 quantized = quantized_rows(self.source, start, stop, self.spec.form)
                 pack_quantized_rows(quantized, self.first, self.target.view(np.uint8))
             elif self.spec.scaled:
-                pack_scaled_rows(float_rows(self.source, start, stop), self.first, self.target.view(np.float16))
+                pack_scaled_rows(float_rows(self.source, start, stop), self.first, self.target.view(self.spec.scaled))
             else:
                 self._copy_plain(self.source.rows(start, stop))
         except OverflowError:

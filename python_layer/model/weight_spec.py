@@ -26,7 +26,7 @@ class WeightSpec:
         dtype: Its type in memory; None is the model's.
         packed: It is a matrix that lies in memory as the kernels of linear layers want it.
         form: How it is quantized, and then packed too; None is not.
-        scaled: It is packed as float16 with a scale for each row.
+        scaled: It is packed in this type, float16 or int16, with a scale for each row; None is not.
         float8: It is a part of a matrix [N, K] of this shape that stays e4m3: its numbers, or its scales.
         layers: It is that of so many layers, one after the other; in memory they are its first dimension.
     """
@@ -37,15 +37,15 @@ class WeightSpec:
     dtype: str | None = None
     packed: bool = False
     form: QuantFormat | None = None
-    scaled: bool = False
+    scaled: str | None = None
     float8: Float8Part | None = None
     layers: int | None = None
 
     def dtype_in_memory(self, dtype: str) -> str:
-        """Its type in a model of the type ``dtype``: that, its own, uint8 where quantized, float16 where scaled."""
+        """Its type in a model of the type ``dtype``: that, its own, uint8 where quantized, or that of scaled rows."""
         if self.float8:
             return "uint8" if self.float8 is Float8Part.NUMBERS else "float32"
-        return "uint8" if self.form else "float16" if self.scaled else self.dtype or dtype
+        return "uint8" if self.form else self.scaled or self.dtype or dtype
 
     def shape_in_memory(self, dtype: str) -> tuple[int, ...]:
         """Its shape in the model's type ``dtype``."""

@@ -68,7 +68,11 @@ def supported_isas() -> list[str]:
 
 
 def multiplies(isa: str) -> str:
-    """The type of the numbers that an instruction set multiplies fastest: bfloat16 pairs, float16 or float32."""
+    """The type of the numbers that an instruction set multiplies fastest, of those that can stand for matrices of 16
+    bits.
+    """
     if isa in ("amx", "avx512_bf16"):
         return "bfloat16"
-    return "float16" if isa == "avx512_fp16" else "float32"
+    if isa == "avx512_fp16":
+        return "float16"
+    return "int16" if isa in ("avx512_vnni", "avx2_vnni", "avx2") else "float32"

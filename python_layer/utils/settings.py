@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     weight_cache: bool = Field(
         True, description="Keep the weights on disk as they lie in memory, so that the next start is fast."
     )
-    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16", "int16"] = Field(
         "auto", description="What is multiplied with matrices of 16 bits; auto is what the CPU multiplies fastest."
     )
     cpu_isa: Literal[

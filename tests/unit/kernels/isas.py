@@ -14,6 +14,9 @@ PAIRED = next((isa for isa in supported_isas() if multiplies(isa) == "bfloat16" 
 HALVES = "avx512_fp16" if "avx512_fp16" in supported_isas() else None
 """The one that multiplies float16, if the CPU has it."""
 
+WORDS = [isa for isa in supported_isas() if multiplies(isa) == "int16"]
+"""Those that multiply int16 pairs."""
+
 
 def other_isas() -> list[str]:
     """Some of the others, or with ``TEST_ALL_ISAS`` in the environment all that this CPU has."""

@@ -28,9 +28,9 @@ def packed(w: Buffer) -> Buffer:
     return Buffer.from_numpy(target).view(w.dtype, target.shape)
 
 
-def packed_scaled(w: np.ndarray) -> np.ndarray:
-    """A float32 matrix as float16 with a scale for each row, packed in two parts."""
-    target = np.zeros(scaled_shape(w.shape), np.float16)
+def packed_scaled(w: np.ndarray, dtype: str) -> np.ndarray:
+    """A float32 matrix as float16 or int16 with a scale for each row, packed in two parts."""
+    target = np.zeros(scaled_shape(w.shape), dtype)
     middle = len(w) // 3
     pack_scaled_rows(w[:middle], 0, target)
     pack_scaled_rows(w[middle:], middle, target)
