@@ -51,6 +51,8 @@ def scaled_panel[
     comptime chunk = chunk_pairs[dtype]()
     comptime size = row_sums[dtype]()
     var bytes = 2 * scaled_panel_size(x.columns)
+    # What several tiles ask for together has come when the first one needs it.
+    var later = max(AHEAD, 2 * chunk * PAIRS) if x.rows > x.block() else AHEAD
     var scales = panel_scales(w, x.columns)
     var room = Array[Float32, PASS * size](uninitialized=True)
     var sums = untracked(room.unsafe_ptr())
@@ -61,7 +63,7 @@ def scaled_panel[
         for begin in range(0, x.pairs(), chunk):
             var pairs = min(chunk, x.pairs() - begin)
             var here = w.unsafe_offset(begin * PAIRS)
-            var ahead = ChunkAhead[LINES](w.unsafe_bitcast[UInt8](), bytes, 2 * begin * PAIRS + AHEAD, next)
+            var ahead = ChunkAhead[LINES](w.unsafe_bitcast[UInt8](), bytes, 2 * begin * PAIRS + later, next)
             if first > 0:  # the panel is in the cache already
                 ahead.left = 0
             var tiles = ceildiv(count, x.block())
