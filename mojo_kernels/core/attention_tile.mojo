@@ -10,7 +10,7 @@ from std.math import fma, round, sqrt
 
 from ..memory.batch import RaggedQueries
 from ..memory.block import BLOCK, PANELS, Block
-from ..memory.kv_cache import PagedKVCache, SIXTEENTH, pair_size
+from ..memory.kv_cache import LARGEST_KEY, PagedKVCache, SIXTEENTH, has_scales, pair_size
 from ..utils.exp import LOG2_E
 from ..utils.simd import largest_magnitude, store_row
 from ..utils.types import ReadPtr, WritePtr, untracked
@@ -31,7 +31,7 @@ def operand_type[cache_type: DType, query_type: DType]() -> DType:
     comptime if cache_type == DType.float16:
         return cache_type
     else:
-        return DType.int16 if cache_type == DType.int8 else query_type
+        return DType.int16 if has_scales[cache_type]() else query_type
 
 
 trait HeadOutput(TrivialRegisterPassable):
@@ -170,7 +170,8 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
         var q = self.batch.q.unsafe_offset(self.place(r))
         self.query_scale[r] = LOG2_E / sqrt(Float32(Self.head_dim))
         comptime if Self.operand == DType.int16:
-            var scale = largest_magnitude(rebind[ReadPtr[DType.float32]](q), Self.head_dim) / INT16_MAX
+            comptime most = INT16_MAX if Self.cache_type == DType.int8 else Float32(LARGEST_KEY)
+            var scale = largest_magnitude(rebind[ReadPtr[DType.float32]](q), Self.head_dim) / most
             var inverse = 1 / scale if scale > 0 else Float32(0)
             self.query_scale[r] *= scale
             comptime for d in range(Self.width):

@@ -3,7 +3,7 @@
 from std.math import ceildiv, fma
 
 from ..memory.block import BLOCK, PANELS
-from ..memory.kv_cache import PANEL
+from ..memory.kv_cache import PANEL, has_scales
 from ..utils.types import ReadPtr, untracked
 from .attention_tile import Tile
 from .products import (
@@ -17,6 +17,9 @@ from .products import (
     tile_rows,
     tile_vectors,
 )
+
+comptime EXACT = 4
+"""Panels of an int16 cache whose weighted values are summed exactly."""
 
 
 def add_block_by_vectors[
@@ -32,9 +35,11 @@ def add_block_by_vectors[
     for head in range(tile.heads):
         for row in range(first, tile.rows):
             tile.weigh[scaled=True](head, row, min(BLOCK, tile.limit[row] - start))
-    # Several heads take turns sooner, so that what lies together in pages is read together; and so do the columns of a
+    # Of an int16 cache, so many positions are summed as integers. Several heads take turns sooner, so that what lies together in pages is read together; and so do the columns of a
     # few rows, which wait for memory.
     var step = PANELS if tile.heads == 1 and tile.rows > FETCHING_ROWS else SCORED
+    comptime if cache_type == DType.int16:
+        step = EXACT
     for panel in range(0, panels, step):
         for head in range(tile.heads):
             add_value_rows(tile, head, first, panel, min(panel + step, panels), start)
@@ -104,7 +109,7 @@ def score[
     comptime for r in range(rows):
         comptime for v in range(vectors):
             var s = acc[r * vectors + v].cast[DType.float32]() * tile.query_scale[first + r]
-            comptime if cache_type == DType.int8:
+            comptime if has_scales[cache_type]():
                 s *= tile.block.key_scales(min(panel + v, tile.block.panels - 1), head)
             scores.unsafe_store((first + r) * BLOCK + (panel + v) * PANEL, s)
 
@@ -135,7 +140,8 @@ def add_values[
     var total = untracked(tile.total.unsafe_ptr().unsafe_bitcast[Float32]())
     var place = first * head_dim + column * LANES
     var acc = Array[SIMD[sum_type[cache_type](), LANES], rows * vectors](fill=0)
-    if begin > 0:
+    comptime exact = cache_type == DType.int16
+    if begin > 0 and not exact:
         comptime for r in range(rows):
             comptime for v in range(vectors):
                 acc[r * vectors + v] = sums.unsafe_load[width=LANES](place + r * head_dim + v * LANES)
@@ -161,9 +167,16 @@ def add_values[
     comptime for r in range(rows):
         comptime for v in range(vectors):
             var at = place + r * head_dim + v * LANES
+            var sum = acc[r * vectors + v].cast[DType.float32]()
+            comptime if exact:
+                if begin > 0:
+                    sum += sums.unsafe_bitcast[Float32]().unsafe_load[width=LANES](at)
             if end < tile.block.panels:
-                sums.unsafe_store(at, acc[r * vectors + v])
+                comptime if exact:
+                    sums.unsafe_bitcast[Float32]().unsafe_store(at, sum)
+                else:
+                    sums.unsafe_store(at, acc[r * vectors + v])
             else:
-                var values = acc[r * vectors + v].cast[DType.float32]() * tile.weight_scale[first + r]
+                var values = sum * tile.weight_scale[first + r]
                 var decayed = total.unsafe_load[width=LANES](at) * tile.decay[first + r]
                 total.unsafe_store(at, fma(values, Vector16(tile.gain[first + r]), decayed))

@@ -2,7 +2,7 @@
 
 Lanes are positions for scores and dimensions for values; each lane adds its own products in one order for any number
 of rows, so a row's result never depends on the rows beside it (batch invariance). The types decide the instruction:
-bfloat16 pairs (AVX512-BF16), int16 by int8 pairs, whose int32 sums are exact (AVX512-VNNI), or float32 FMAs.
+bfloat16 pairs (AVX512-BF16), int16 pairs, by int16 or int8, whose int32 sums are exact (AVX512-VNNI), or float32 FMAs.
 """
 
 from std.math import fma
@@ -10,7 +10,7 @@ from std.memory import bitcast
 from std.sys import CompilationTarget, inlined_assembly
 from std.sys.intrinsics import prefetch
 
-from ..memory.kv_cache import pair_size
+from ..memory.kv_cache import has_scales, pair_size
 from ..utils.isa import multiply_pairs
 from ..utils.simd import WIDTH
 from ..utils.types import ReadPtr
@@ -51,7 +51,7 @@ def tile_vectors[operand: DType]() -> Int:
 
 def sum_type[dtype: DType]() -> DType:
     """The type in which products of a cache of some type are summed."""
-    return DType.int32 if dtype == DType.int8 else DType.float32
+    return DType.int32 if has_scales[dtype]() else DType.float32
 
 
 @always_inline
@@ -105,7 +105,7 @@ def add_products[
     Parameters:
         rows: Rows of x.
         vectors: Vectors of lanes.
-        xtype: Type of x: float32; bfloat16 with a bfloat16 w; int16 with an int8 w.
+        xtype: Type of x: float32; bfloat16 with a bfloat16 w; int16 with an int8 or int16 w.
         wtype: Type of the cache.
 
     Args:

@@ -15,6 +15,8 @@ comptime MASKED = neg_inf[DType.float32]()
 comptime CHAINS = 4
 """Maxima, and sums, of a row that do not wait for each other."""
 comptime INT16_MAX = Float32(32767)
+comptime LARGEST_WEIGHT = Float32(16383)
+"""The largest int16 weight of values in an int16 cache: 64 times 2047 times this is below 2^31."""
 comptime QUARTER = Float32(0.25)
 """What float16 weights are multiplied with, so that sums of products stay within their range."""
 
@@ -99,7 +101,7 @@ def weigh_row[
                 weights.unsafe_store(i, rebind[SIMD[operand, LANES]](p))
     var unit = Float32(1)
     comptime if operand == DType.int16:
-        unit = most.reduce_max() / INT16_MAX
+        unit = most.reduce_max() / (INT16_MAX if block.cache_type == DType.int8 else LARGEST_WEIGHT)
         var inverse = 1 / unit if unit > 0 else Float32(0)
         for i in range(0, end, LANES):
             weights.unsafe_store(i, round(scores.unsafe_load[width=LANES](i) * inverse).cast[operand]())

@@ -4,7 +4,7 @@ from std.math import ceildiv
 
 from ..utils.types import ReadPtr, untracked
 from .batch import RaggedQueries
-from .kv_cache import PANEL, SCALE_BYTES, PagedKVCache, put_key, put_value
+from .kv_cache import PANEL, PagedKVCache, has_scales, numbers_of_scale, put_key, put_value
 
 comptime BLOCK = 256
 """Positions of a block."""
@@ -16,6 +16,9 @@ struct Block[cache_type: DType, head_dim: Int]:
 
     Those of a KV head after the first lie `head_stride` behind the one before.
     """
+
+    comptime scale_numbers = numbers_of_scale[Self.cache_type]()
+    """Numbers of the cache's type that take as much room as a scale."""
 
     var kv: PagedKVCache[Self.cache_type]
     var count: Int
@@ -29,7 +32,7 @@ struct Block[cache_type: DType, head_dim: Int]:
     var upcoming: Array[ReadPtr[Self.cache_type], PANELS]
     """What is needed after the block, in pieces as large as panels."""
     var scales: Array[ReadPtr[DType.float32], PANELS]
-    """In an int8 cache, the scales [16] of each panel's keys."""
+    """The scales [16] of each panel's keys, if they have any."""
     var value_scale_offset: Int
     """From them to those of the panel's values."""
     var copies: List[Scalar[Self.cache_type]]
@@ -46,7 +49,7 @@ struct Block[cache_type: DType, head_dim: Int]:
         self.values = {uninitialized = True}
         self.upcoming = {fill = kv.data}
         self.scales = {uninitialized = True}
-        self.value_scale_offset = kv.value_offset // SCALE_BYTES if kv.in_panels() else BLOCK
+        self.value_scale_offset = kv.value_offset // Self.scale_numbers if kv.in_panels() else BLOCK
         var copied = 0 if kv.in_panels() else 2 * BLOCK
         self.copies = List[Scalar[Self.cache_type]](unsafe_uninit_length=copied * Self.head_dim)
         self.copied_scales = List[Float32](unsafe_uninit_length=copied)
@@ -70,7 +73,7 @@ struct Block[cache_type: DType, head_dim: Int]:
             var page, slot = batch.place(request, start + panel * PANEL, self.kv.page_size)
             self.keys[panel] = self.kv.keys(page, head).unsafe_offset(slot * Self.head_dim)
             self.values[panel] = self.keys[panel].unsafe_offset(self.kv.value_offset)
-            comptime if Self.cache_type == DType.int8:
+            comptime if has_scales[Self.cache_type]():
                 self.scales[panel] = self.kv.scales(page, head).unsafe_offset(slot)
 
     def expect_keys(mut self, batch: RaggedQueries[_], request: Int, head: Int, start: Int):
@@ -115,19 +118,19 @@ struct Block[cache_type: DType, head_dim: Int]:
                 put_key(keys.unsafe_offset(panel), i % PANEL, d, key.unsafe_load[width=PANEL](d))
                 var v = value.unsafe_load[width=PANEL](d)
                 put_value(values.unsafe_offset(panel), i % PANEL, Self.head_dim, d, v)
-            comptime if Self.cache_type == DType.int8:
+            comptime if has_scales[Self.cache_type]():
                 var scale = self.kv.scales(page, head).unsafe_offset(slot)
                 scales[unsafe_offset=i] = scale[]
-                scales[unsafe_offset=BLOCK + i] = scale[unsafe_offset=self.kv.value_offset // SCALE_BYTES]
+                scales[unsafe_offset=BLOCK + i] = scale[unsafe_offset=self.kv.value_offset // Self.scale_numbers]
 
     @always_inline
     def key_scales(self, panel: Int, head: Int) -> SIMD[DType.float32, PANEL]:
-        """The scales of a panel's keys, in an int8 cache."""
-        var own = self.scales[panel].unsafe_offset(head * (self.head_stride // SCALE_BYTES))
+        """The scales of a panel's keys."""
+        var own = self.scales[panel].unsafe_offset(head * (self.head_stride // Self.scale_numbers))
         return own.unsafe_load[width=PANEL](0)
 
     @always_inline
     def value_scales(self, panel: Int, head: Int) -> SIMD[DType.float32, PANEL]:
         """The scales of its values."""
-        var own = self.scales[panel].unsafe_offset(head * (self.head_stride // SCALE_BYTES))
+        var own = self.scales[panel].unsafe_offset(head * (self.head_stride // Self.scale_numbers))
         return own.unsafe_load[width=PANEL](self.value_scale_offset)

@@ -2,12 +2,12 @@
 
 One buffer [pages, layers, 2, kv_heads, page_size, row]: a page holds `page_size` positions of one request in every
 layer, keys (0) and values (1), so that copying or swapping a page is one copy. A row is head_dim numbers; in an int8
-cache four bytes more, and the scales of all rows of a head, float32, lie behind their numbers. A float16 cache holds
-sixteenths, so that sums of products stay within its range.
+or int16 cache four bytes more, and the scales of all rows of a head, float32, lie behind their numbers. A float16 cache
+holds sixteenths, so that sums of products stay within its range.
 
 The positions of a page lie in panels of 16 [16 head_dim], interleaved as attention reads them: lanes are positions
 for keys, [head_dim / P, 16, P], and dimensions for values, [16 / P, head_dim, P]. P is 2 where CPUs multiply pairs
-(bfloat16, float16, int8) and 1 for float32. Where 16 does not divide the page size, a page holds plain rows instead,
+(bfloat16, float16, int8, int16) and 1 for float32. Where 16 does not divide the page size, a page holds plain rows instead,
 and attention interleaves what it reads.
 """
 
@@ -23,7 +23,11 @@ comptime PANEL = 16
 comptime SIXTEENTH = Float32(0.0625)
 """What keys and values are multiplied with in a float16 cache."""
 comptime SCALE_BYTES = 4
-"""Bytes of a row's scale in an int8 cache."""
+"""Bytes of a row's scale."""
+comptime LARGEST_KEY = 4095
+"""The largest number of a key in an int16 cache: times as much of a query, 128 times, it is below 2^31."""
+comptime LARGEST_VALUE = 2047
+"""Likewise of a value: times a weight's 16383, 64 times."""
 
 
 @always_inline
@@ -40,6 +44,16 @@ def number_bits[dtype: DType]() -> DType:
 def pair_bits[dtype: DType]() -> DType:
     """One for those of a pair."""
     return DType.uint16 if dtype == DType.int8 else DType.uint32
+
+
+def has_scales[dtype: DType]() -> Bool:
+    """Whether each row has a scale."""
+    return dtype.is_integral()
+
+
+def numbers_of_scale[dtype: DType]() -> Int:
+    """Numbers that take as much room as a row's scale."""
+    return SCALE_BYTES // size_of[Scalar[dtype]]()
 
 
 @fieldwise_init
@@ -63,8 +77,8 @@ struct PagedKVCache[dtype: DType](TrivialRegisterPassable):
         self.page_size = cache.dim_size(4)
         self.head_dim = cache.dim_size(5)
         self.head_stride = self.page_size * self.head_dim
-        comptime if Self.dtype == DType.int8:
-            self.head_dim -= SCALE_BYTES
+        comptime if has_scales[Self.dtype]():
+            self.head_dim -= numbers_of_scale[Self.dtype]()
         self.value_offset = cache.dim_size(3) * self.head_stride
         self.page_stride = cache.dim_size(1) * 2 * self.value_offset
         self.data = untracked(cache.unsafe_ptr())
@@ -94,9 +108,8 @@ struct PagedKVCache[dtype: DType](TrivialRegisterPassable):
 
     @always_inline
     def scales(self, page: Int, head: Int) -> WritePtr[DType.float32]:
-        """The scales [page_size] of a head's keys in an int8 cache; those of its values `value_offset` bytes later."""
-        var address = Int(self.keys(page, head)) + self.page_size * self.head_dim
-        return WritePtr[DType.float32](unsafe_from_address=address)
+        """The scales [page_size] of a head's keys; those of its values lie `value_offset` numbers later."""
+        return self.keys(page, head).unsafe_offset(self.page_size * self.head_dim).unsafe_bitcast[Float32]()
 
     def store_key(self, page: Int, head: Int, slot: Int, key: ReadPtr[DType.float32]):
         """Writes a position's key.
@@ -108,7 +121,7 @@ struct PagedKVCache[dtype: DType](TrivialRegisterPassable):
             key: [head_dim].
         """
         var keys = self.keys(page, head)
-        var factor = self.take_scale(self.scales(page, head).unsafe_offset(slot), key)
+        var factor = self.take_scale[LARGEST_KEY](self.scales(page, head).unsafe_offset(slot), key)
         var panel = keys.unsafe_offset((slot - slot % PANEL) * self.head_dim)
         for i in range(0, self.head_dim, PANEL):
             var k = convert[Self.dtype](key, i, factor)
@@ -129,8 +142,8 @@ struct PagedKVCache[dtype: DType](TrivialRegisterPassable):
             value: [head_dim].
         """
         var values = self.keys(page, head).unsafe_offset(self.value_offset)
-        var scales = self.scales(page, head).unsafe_offset(self.value_offset // SCALE_BYTES)
-        var factor = self.take_scale(scales.unsafe_offset(slot), value)
+        var scales = self.scales(page, head).unsafe_offset(self.value_offset // numbers_of_scale[Self.dtype]())
+        var factor = self.take_scale[LARGEST_VALUE](scales.unsafe_offset(slot), value)
         var panel = values.unsafe_offset((slot - slot % PANEL) * self.head_dim)
         for i in range(0, self.head_dim, PANEL):
             var v = convert[Self.dtype](value, i, factor)
@@ -140,10 +153,10 @@ struct PagedKVCache[dtype: DType](TrivialRegisterPassable):
                 values.unsafe_store(slot * self.head_dim + i, v)
 
     @always_inline
-    def take_scale(self, place: WritePtr[DType.float32], x: ReadPtr[DType.float32]) -> Float32:
-        """Writes the scale of a row of an int8 cache, and returns its inverse; else 1."""
-        comptime if Self.dtype == DType.int8:
-            var scale = largest_magnitude(x, self.head_dim) / 127
+    def take_scale[largest: Int](self, place: WritePtr[DType.float32], x: ReadPtr[DType.float32]) -> Float32:
+        """Writes the scale of a row, whose largest number of int16 is given, and returns its inverse; else 1."""
+        comptime if has_scales[Self.dtype]():
+            var scale = largest_magnitude(x, self.head_dim) / Float32(127 if Self.dtype == DType.int8 else largest)
             place[unsafe_offset=0] = scale
             return 1 / scale if scale > 0 else Float32(0)
         else:
@@ -200,9 +213,9 @@ def put_value[
 
 @always_inline
 def convert[dtype: DType](source: ReadPtr[DType.float32], offset: Int, factor: Float32) -> SIMD[dtype, PANEL]:
-    """16 numbers in the type of the cache; `factor` is for int8 alone."""
+    """16 numbers in the type of the cache; `factor` is for those that have scales."""
     var x = source.unsafe_load[width=PANEL](offset)
-    comptime if dtype == DType.int8:
+    comptime if has_scales[dtype]():
         return round(x * factor).cast[dtype]()
     elif dtype == DType.float16:
         return (x * SIXTEENTH).cast[dtype]()

@@ -12,19 +12,19 @@ from python_layer.model.config import Qwen3Config
 from python_layer.utils.host_memory import anonymous_buffer
 
 SCALE_BYTES = 4
-"""Bytes of a row's scale, a float32, in an int8 cache."""
+"""Bytes of a row's scale, a float32, in a cache of integers."""
 
 
 @dataclass(frozen=True)
 class KVCacheLayout:
     """Shape of a page: [layers, 2 (keys, values), kv_heads, page_size, row].
 
-    A row is head_dim numbers; in an int8 cache four bytes more, for its scale. How they lie is described in
+    A row is head_dim numbers; in an int8 or int16 cache four bytes more, for its scale. How they lie is described in
     ``mojo_kernels/memory/kv_cache.mojo``.
 
     Attributes:
         page_shape: As above.
-        dtype: float32, bfloat16, float16 or int8.
+        dtype: float32, bfloat16, float16, int8 or int16.
     """
 
     page_shape: tuple[int, int, int, int, int]
@@ -33,7 +33,7 @@ class KVCacheLayout:
     @classmethod
     def of(cls, config: Qwen3Config, page_size: int, dtype: DType) -> "KVCacheLayout":
         """The layout for a model."""
-        row = config.head_dim + (SCALE_BYTES if dtype == DType.int8 else 0)
+        row = config.head_dim + (SCALE_BYTES // dtype.size_in_bytes if dtype.is_integral() else 0)
         return cls((config.num_hidden_layers, 2, config.num_key_value_heads, page_size, row), dtype)
 
     @property

@@ -8,7 +8,7 @@ from python_layer.utils.errors import ConfigError
 from python_layer.utils.settings import Settings
 
 MATRIX_DTYPES = ("float32", "bfloat16", "float16")
-CACHE_DTYPES = ("float32", "bfloat16", "float16", "int8")
+CACHE_DTYPES = ("float32", "bfloat16", "float16", "int8", "int16")
 GPU_DTYPES = ("auto", "bfloat16")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16", "float16", "int16")
 SCALED_DTYPES = ("float16", "int16")
@@ -54,24 +54,29 @@ def resolve_kv_dtype(kv_dtype: str, dtype: str, compute_dtype: str, isa: str) ->
     """The type of the KV cache.
 
     Args:
-        kv_dtype: One of :data:`CACHE_DTYPES`, or "auto": float32 beside float32 matrices, float16 where that is what
-            is multiplied with matrices, else bfloat16.
+        kv_dtype: One of :data:`CACHE_DTYPES`, or "auto": float32 beside float32 matrices, float16 or int16 where
+            that is what is multiplied with matrices, else bfloat16.
         dtype: Type of the matrices.
         compute_dtype: Type of what is multiplied with them.
         isa: Instruction set of the linear layers.
 
     Raises:
-        ConfigError: Another value, or float16 where the CPU does not multiply it.
+        ConfigError: Another value, or float16 or int16 where the CPU does not multiply it.
     """
     if kv_dtype not in ("auto", *CACHE_DTYPES):
         raise ConfigError(f"kv_dtype is {kv_dtype!r}; supported are auto, {', '.join(CACHE_DTYPES)}")
-    if kv_dtype == "float16" and multiplies(isa) != "float16":
-        raise ConfigError(f"kv_dtype float16 needs AVX512-FP16, not the CPU path {isa}; take bfloat16")
+    if kv_dtype in SCALED_DTYPES and multiplies(isa) != kv_dtype:
+        raise ConfigError(f"kv_dtype {kv_dtype} needs the CPU path {paths_for(kv_dtype)}, not {isa}; take bfloat16")
     if kv_dtype != "auto":
         return kv_dtype
     if dtype == "float32":
         return "float32"
-    return "float16" if compute_dtype == "float16" else "bfloat16"
+    return compute_dtype if compute_dtype in SCALED_DTYPES else "bfloat16"
+
+
+def paths_for(dtype: str) -> str:
+    """The instruction sets that multiply a type, for messages."""
+    return " or ".join(isa for isa in ISAS if multiplies(isa) == dtype)
 
 
 def refuse_on_gpu(precision: Precision) -> None:
@@ -140,6 +145,6 @@ def resolve_compute_dtype(compute_dtype: str, dtype: str, isa: str) -> str:
             f"compute_dtype {compute_dtype} needs {' or '.join(fitting)} matrices, but they are {dtype}; see --dtype"
         )
     if compute_dtype not in ("float32", able):
-        needed = " or ".join(name for name in ISAS if multiplies(name) == compute_dtype)
+        needed = paths_for(compute_dtype)
         raise ConfigError(f"compute_dtype {compute_dtype} needs the CPU path {needed}, not {isa}; take float32")
     return compute_dtype

@@ -74,9 +74,9 @@ class Qwen3Model:
         weight_loader: Its checkpoint.
         dtype: Type of the matrices in memory: auto (the checkpoint's own), float32, bfloat16 or float16.
             Activations are float32.
-        kv_dtype: Type of the KV cache: auto (float32 beside float32 matrices, float16 where that is multiplied, else
-            bfloat16), float32, bfloat16, float16 on CPUs with AVX512-FP16, or int8 with a scale for each position and
-            head.
+        kv_dtype: Type of the KV cache: auto (float32 beside float32 matrices, float16 or int16 where that is
+            multiplied, else bfloat16), float32, bfloat16, float16 on CPUs with AVX512-FP16, int16 where that may be
+            multiplied, or int8; integers have a scale for each position and head.
         quantization: auto (as the checkpoint has its matrices), none (dequantized to ``dtype``), int8 or int4; see
             :mod:`~python_layer.model.quantization`. What is multiplied with such matrices is rounded to int8.
         compute_dtype: What is multiplied with the matrices: float32, or, with matrices of 16 bits, bfloat16 on CPUs

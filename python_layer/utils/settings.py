@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     )
     model: str | None = Field(None, description="Checkpoint folder, GGUF file or hub id; none is models/mili-tiny.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Type of the matrices.")
-    kv_dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+    kv_dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "int16"] = Field(
         "auto", description="Type of the KV cache; int8 takes half the memory of bfloat16 and costs some accuracy."
     )
     quantization: Literal["auto", "none", "int8", "int4"] = Field(

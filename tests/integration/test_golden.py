@@ -11,7 +11,7 @@ import pytest
 
 from python_layer.model.batch import RaggedBatch, RequestRows
 from python_layer.model.qwen3_model import Qwen3Model
-from python_layer.utils.cpu import supported_isas
+from python_layer.utils.cpu import multiplies, supported_isas
 from python_layer.utils.errors import ConfigError
 from tests.emulator.emulate import emulate
 from tests.golden.cases import GOLDEN, golden_folders, golden_prompts
@@ -83,6 +83,20 @@ def test_logits_by_amx(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = stepwise_logits(model, longest.prompt, longest.greedy[:-1], chunk=512)
     np.testing.assert_array_equal(stepwise_logits(model, longest.prompt, longest.greedy[:-1], chunk=23), logits)
     assert all(relative_error(*pair) < TOLERANCE["bfloat16"] for pair in zip(logits, longest.logits, strict=True))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_logits_in_int16(folder: Path) -> None:
+    """Matrices, activations and cache; and the same bits in chunks and whole."""
+    isa = next((isa for isa in supported_isas() if multiplies(isa) == "int16"), None)
+    if isa is None:
+        pytest.skip("the CPU has neither VNNI nor AVX2")
+    model = Qwen3Model.from_pretrained(folder, dtype="bfloat16", compute_dtype="int16", cpu_isa=isa)
+    assert model.kv_dtype == "int16"
+    for golden in golden_prompts(folder):
+        logits = stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=512)
+        assert all(relative_error(*pair) < TOLERANCE["bfloat16"] for pair in zip(logits, golden.logits, strict=True))
+        np.testing.assert_array_equal(stepwise_logits(model, golden.prompt, golden.greedy[:-1], chunk=7), logits)
 
 
 def test_logits_with_an_int8_cache() -> None:

@@ -61,7 +61,11 @@ def test_float16_comes_after_amx_alone(monkeypatch: pytest.MonkeyPatch, config: 
         ("auto", "float16", "avx512_fp16", "float16"),
         ("auto", "float32", "avx512_fp16", "float32"),
         ("auto", "float16", "amx", "float32"),
-        ("auto", "bfloat16", "avx2", "float32"),
+        ("auto", "bfloat16", "avx2", "int16"),
+        ("auto", "float16", "avx512_vnni", "int16"),
+        ("auto", "float32", "avx512_vnni", "float32"),
+        ("auto", "bfloat16", "avx512", "float32"),
+        ("int16", "bfloat16", "avx2_vnni", "int16"),
         ("float32", "bfloat16", "amx", "float32"),
         ("float16", "bfloat16", "avx512_fp16", "float16"),
     ],
@@ -78,10 +82,13 @@ def test_what_is_multiplied_with_matrices(compute_dtype: str, dtype: str, isa: s
         ("auto", "bfloat16", "float32", "bfloat16"),
         ("float16", "float32", "float32", "float16"),
         ("int8", "bfloat16", "float16", "int8"),
+        ("auto", "bfloat16", "int16", "int16"),
+        ("int16", "float32", "float32", "int16"),
     ],
 )
 def test_the_type_of_the_cache(kv_dtype: str, dtype: str, compute_dtype: str, expected: str) -> None:
-    assert precision.resolve_kv_dtype(kv_dtype, dtype, compute_dtype, "avx512_fp16") == expected
+    isa = "avx2" if "int16" in (kv_dtype, compute_dtype) else "avx512_fp16"
+    assert precision.resolve_kv_dtype(kv_dtype, dtype, compute_dtype, isa) == expected
 
 
 def test_vnni_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,14 +117,16 @@ def test_what_a_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch, config: Qw
         precision.resolve_isa("amx", config)
     with pytest.raises(ConfigError, match="'sse9', but there is no such instruction set"):
         precision.resolve_isa("sse9", config)
-    with pytest.raises(ConfigError, match="needs AMX or AVX512-BF16, not the CPU path avx2"):
+    with pytest.raises(ConfigError, match="needs the CPU path amx or avx512_bf16, not avx2"):
         precision.resolve_compute_dtype("bfloat16", "bfloat16", "avx2")
-    with pytest.raises(ConfigError, match="compute_dtype float16 needs AVX512-FP16, not the CPU path amx"):
+    with pytest.raises(ConfigError, match="compute_dtype float16 needs the CPU path avx512_fp16, not amx"):
         precision.resolve_compute_dtype("float16", "bfloat16", "amx")
     with pytest.raises(ConfigError, match="float16 needs bfloat16 or float16 matrices, but they are float32"):
         precision.resolve_compute_dtype("float16", "float32", "avx512_fp16")
-    with pytest.raises(ConfigError, match="kv_dtype float16 needs AVX512-FP16, not the CPU path avx2; take bfloat16"):
+    with pytest.raises(ConfigError, match="kv_dtype float16 needs the CPU path avx512_fp16, not avx2; take bfloat16"):
         precision.resolve_kv_dtype("float16", "bfloat16", "float32", "avx2")
+    with pytest.raises(ConfigError, match="int16 needs the CPU path avx512_vnni or avx2_vnni or avx2, not portable"):
+        precision.resolve_kv_dtype("int16", "bfloat16", "float32", "portable")
     with pytest.raises(ConfigError, match="kv_dtype is 'int4'; supported are auto, float32, bfloat16, float16, int8"):
         precision.resolve_kv_dtype("int4", "bfloat16", "float32", "avx2")
     with pytest.raises(ConfigError, match="compute_dtype is 'int4'; supported are auto, float32, bfloat16, float16"):

@@ -46,11 +46,14 @@ def test_floats(tmp_path: Path) -> None:
     assert matrices(folder)["o"] == "nothing that can be read in the file, bfloat16 in memory"
 
 
-def test_cpus_that_multiply_float16_keep_it_with_scales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("python_layer.model.precision.supported_isas", lambda: ["avx512_fp16", "portable"])
+@pytest.mark.parametrize(("isa", "dtype"), [("avx512_fp16", "float16"), ("avx512_vnni", "int16")])
+def test_cpus_that_multiply_another_type_keep_it_with_scales(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isa: str, dtype: str
+) -> None:
+    monkeypatch.setattr("python_layer.model.precision.supported_isas", lambda: [isa, "portable"])
     folder = one_layer(tmp_path)
     assert matrices(folder, compute_dtype="auto")["o"] == (
-        "bfloat16 in the file, float16 with a scale for each row in memory"
+        f"bfloat16 in the file, {dtype} with a scale for each row in memory"
     )
     assert matrices(folder, compute_dtype="auto", quantization="int4")["o"].endswith("int4 in groups of 32 in memory")
     assert matrices(folder, compute_dtype="auto", dtype="float32")["o"].endswith("float32 in memory")

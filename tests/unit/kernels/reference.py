@@ -29,12 +29,14 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, positions: np.ndarray
     return out
 
 
-def int8_pages(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers [..., page_size, D] and scales [..., page_size] of an int8 cache [..., page_size, D + 4]."""
+def scaled_pages(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers [..., page_size, D] and scales [..., page_size] of a cache of integers, whose rows are D numbers and
+    four bytes more."""
     *outer, page_size, row = stored.shape
+    size = row - 4 // stored.itemsize
     flat = np.ascontiguousarray(stored).reshape(*outer, page_size * row)
-    numbers, scales = np.split(flat, [page_size * (row - 4)], axis=-1)
-    return numbers.reshape(*outer, page_size, row - 4), np.ascontiguousarray(scales).view(np.float32)
+    numbers, scales = np.split(flat, [page_size * size], axis=-1)
+    return numbers.reshape(*outer, page_size, size), np.ascontiguousarray(scales).view(np.float32)
 
 
 def plain_pages(stored: np.ndarray, pair: int) -> np.ndarray:

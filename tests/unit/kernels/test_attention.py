@@ -16,8 +16,8 @@ from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, from_bfloat
 from tests.unit.kernels.isas import HALVES
 
 EPS = 1e-6
-BF16, FP16, INT8 = DType.bfloat16, DType.float16, DType.int8
-STORED = {FLOAT: 2e-5, BF16: 4e-3, FP16: 5e-4, INT8: 4.1e-3}
+BF16, FP16, INT8, INT16 = DType.bfloat16, DType.float16, DType.int8, DType.int16
+STORED = {FLOAT: 2e-5, BF16: 4e-3, FP16: 5e-4, INT8: 4.1e-3, INT16: 2.6e-4}
 """How much of a row's largest number rounding to the cache's type may cost."""
 
 
@@ -40,14 +40,20 @@ class Types:
     amx: bool = False
 
     @property
+    def scaled(self) -> bool:
+        """Whether the cache's rows have scales."""
+        return self.cache in (INT8, INT16)
+
+    @property
     def pair(self) -> int:
         """Numbers that lie together in a panel."""
         return 1 if self.cache == FLOAT else 2
 
     def empty_cache(self, shape: tuple[int, ...], head_dim: int) -> Buffer:
-        """What no request wrote must never be read: NaN would show, in an int8 cache as a scale."""
-        if self.cache == INT8:
-            return Buffer.from_numpy(np.full((*shape, head_dim + 4), -1, np.int8))
+        """What no request wrote must never be read: NaN would show, in a cache of integers as a scale."""
+        if self.scaled:
+            row = head_dim + 4 // self.cache.size_in_bytes
+            return Buffer.from_numpy(np.full((*shape, row), -1, self.cache.to_numpy()))
         return to_dtype(np.full((*shape, head_dim), np.nan), self.cache)[0]
 
 
@@ -58,6 +64,7 @@ TYPES = {
     "amx": Types(BF16, BF16, 2e-2, 5e-3, amx=True),
     "float16": Types(FP16, FLOAT, 2e-2, 3e-3),
     "int8": Types(INT8, FLOAT, 1e-3, 1e-2),
+    "int16": Types(INT16, FLOAT, 2e-3, 1e-3),
 }
 
 
@@ -177,8 +184,8 @@ class Setup:
 
     def rows(self) -> np.ndarray:
         """The cache's keys and values as plain rows, float32."""
-        if self.types.cache == INT8:
-            numbers, scales = reference.int8_pages(self.cache.to_numpy())
+        if self.types.scaled:
+            numbers, scales = reference.scaled_pages(self.cache.to_numpy())
             return reference.plain_pages(numbers, 2) * scales[..., None]
         stored = from_bfloat16(self.cache) if self.types.cache == BF16 else self.cache.to_numpy()
         if self.types.cache == FP16:
@@ -233,7 +240,7 @@ def test_whole_prompts(
         np.testing.assert_allclose(attended[rows], out, atol=types.tolerance)
         exact = reference.attention(q, *kv, np.arange(len(rows))).reshape(len(rows), -1)
         assert np.linalg.norm(attended[rows] - exact) < types.rounding * np.linalg.norm(exact)
-    if types.cache != INT8:
+    if not types.scaled:
         assert np.isnan(setup.rows()[:, 0]).all(), "a layer other than the one asked for was written"
 
 
@@ -279,5 +286,5 @@ def test_cache_is_written_in_place(run: Run, types: Types) -> None:
     assert setup.cache is before
     values = setup.rows()
     assert np.isfinite(values[setup.pages[0][0], 0]).all()
-    if types.cache != INT8:
+    if not types.scaled:
         assert np.isnan(values[:, 1]).all()

@@ -16,7 +16,7 @@ from python_layer.model.linear import LinearLayers
 from python_layer.model.quantized import QuantFormat, quantize_rows
 from python_layer.utils.cpu import supported_isas
 from tests.unit.kernels.harness import DEVICE, FLOAT, INT, OpRunner, tensor, to_dtype
-from tests.unit.kernels.isas import BEST, HALVES, PAIRED, other_isas
+from tests.unit.kernels.isas import BEST, HALVES, PAIRED, WORDS, other_isas
 from tests.unit.kernels.matrices import packed, packed_quantized, packed_scaled
 
 # Sizes that fill no panel of a matrix, but of attention's heads.
@@ -26,7 +26,7 @@ PANELS_INNER = 512
 """Fills panels, so that many rows are gated panel by panel, by up to four threads."""
 MATRICES = ("qkv", "o", "gate_up", "down")
 QKV_SIZE = (HEADS + 2 * KV_HEADS) * HEAD_DIM
-BF16, FP16 = DType.bfloat16, DType.float16
+BF16, FP16, INT16 = DType.bfloat16, DType.float16, DType.int16
 INT8, INT4 = QuantFormat(8, 32, False), QuantFormat(4, 32, True)
 
 
@@ -82,6 +82,8 @@ if PAIRED and PAIRED != BEST:
     CASES["pairs"] = Case(BF16, BF16, BF16, isa=PAIRED)
 if HALVES:
     CASES["float16"] = Case(FP16, FP16, FP16, isa=HALVES)
+if WORDS:  # whose gate is applied panel by panel, and whose heads don't fill groups
+    CASES["int16"] = Case(INT16, INT16, INT16, isa=WORDS[0], inner=PANELS_INNER)
 if "avx2" in other_isas():  # whose blocks of rows are of another size
     CASES["avx2"] = Case(BF16, BF16, isa="avx2")
 
@@ -105,8 +107,8 @@ def random_weight(rng: np.random.Generator, case: Case, name: str) -> Buffer | n
         rounded = quantize_rows(values, form.bits, form.group).fitted(form)
         assert rounded is not None
         return packed_quantized(rounded)
-    if case.compute == FP16:
-        return Buffer.from_numpy(packed_scaled(values))
+    if case.compute in (FP16, INT16):
+        return Buffer.from_numpy(packed_scaled(values, case.compute.name))
     return packed(to_dtype(values, case.weights)[0])
 
 
@@ -185,7 +187,7 @@ def every_case() -> OpRunner:
     inputs = [tensor(INT, "T"), tensor(INT, "B_plus_1"), tensor(INT, "B", "P"), tensor(FLOAT, "T", HIDDEN)]
     inputs.append(tensor(FLOAT, "T", HEAD_DIM))
     for case in CASES.values():
-        inputs += [BufferType(case.cache, ["pages", LAYERS, 2, KV_HEADS, PAGE, HEAD_DIM], DEVICE)] * 2
+        inputs += [BufferType(case.cache, ["pages", LAYERS, 2, KV_HEADS, PAGE, row_size(case)], DEVICE)] * 2
         rng = np.random.default_rng(0)
         for name in case.names:
             weight = random_weights(rng, case, name)
@@ -195,9 +197,16 @@ def every_case() -> OpRunner:
     return OpRunner(inputs, build)
 
 
+def row_size(case: Case) -> int:
+    """Numbers of a row of the cache; two int16 are its scale."""
+    return HEAD_DIM + (2 if case.cache == INT16 else 0)
+
+
 def empty_cache(case: Case, pages: int) -> Buffer:
-    """Not-a-number everywhere: what no request wrote must not be read."""
-    shape = (pages, LAYERS, 2, KV_HEADS, PAGE, HEAD_DIM)
+    """Not-a-number everywhere, in int16 as scales: what no request wrote must not be read."""
+    shape = (pages, LAYERS, 2, KV_HEADS, PAGE, row_size(case))
+    if case.cache == INT16:
+        return Buffer.from_numpy(np.full(shape, -1, np.int16))
     if case.cache == BF16:
         return Buffer.from_numpy(np.full(shape, 0x7FC0, np.uint16)).view(case.cache, shape)
     return Buffer.from_numpy(np.full(shape, np.nan, np.float16 if case.cache == FP16 else np.float32))
