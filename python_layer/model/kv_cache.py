@@ -15,6 +15,11 @@ SCALE_BYTES = 4
 """Bytes of a row's scale, a float32, in a cache of integers."""
 
 
+def scale_numbers(dtype: DType) -> int:
+    """Numbers of a cache's type that take as much room as a row's scale; 0 where rows have none."""
+    return SCALE_BYTES // int(dtype.size_in_bytes) if dtype.is_integral() else 0
+
+
 @dataclass(frozen=True)
 class KVCacheLayout:
     """Shape of a page: [layers, 2 (keys, values), kv_heads, page_size, row].
@@ -33,7 +38,7 @@ class KVCacheLayout:
     @classmethod
     def of(cls, config: Qwen3Config, page_size: int, dtype: DType) -> "KVCacheLayout":
         """The layout for a model."""
-        row = config.head_dim + (SCALE_BYTES // dtype.size_in_bytes if dtype.is_integral() else 0)
+        row = config.head_dim + scale_numbers(dtype)
         return cls((config.num_hidden_layers, 2, config.num_key_value_heads, page_size, row), dtype)
 
     @property

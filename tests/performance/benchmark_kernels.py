@@ -2,8 +2,8 @@
 
     python tests/performance/benchmark_kernels.py [--json] [--only WORD]
 
-The bound of a kernel is the larger of its bytes over the bandwidth and its operations over the FMA rate, both
-measured in the same run. Times are medians; each op runs in a graph of its own through MAX.
+The bound of a kernel is the larger of its bytes over the bandwidth and its operations over the rate of products of
+their type, both measured in the same run. Times are medians; each op runs in a graph of its own through MAX.
 """
 
 import argparse
@@ -23,9 +23,10 @@ from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, TensorType, Value, ops
 
 from python_layer.model.kernels import kernel_package
-from python_layer.model.kv_cache import KVCacheLayout
+from python_layer.model.kv_cache import KVCacheLayout, scale_numbers
 from python_layer.model.linear import LinearLayers
 from python_layer.model.packing import packed_shape, scaled_shape
+from python_layer.model.precision import SCALED_DTYPES
 from python_layer.utils.cpu import multiplies, supported_isas
 
 DEVICE = DeviceRef.CPU()
@@ -33,9 +34,11 @@ FLOAT, INT, BF16 = DType.float32, DType.int32, DType.bfloat16
 HIDDEN, INNER, VOCAB = 1024, 3072, 151936
 Q_HEADS, KV_HEADS, HEAD_DIM, PAGE = 16, 8, 128, 16
 ISA = supported_isas()[0]
-HALVES = multiplies(ISA) == "float16"
-WEIGHTS = DType.float16 if HALVES else BF16
+SCALED = multiplies(ISA) in SCALED_DTYPES
+WEIGHTS = DType[multiplies(ISA)] if SCALED else BF16
 """Type of matrices and cache."""
+SCALE = 2.0**-10
+"""That of all scaled numbers."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Case:
     build: Callable[[Sequence[Value[Any]]], list[Value[Any]]]
     bytes: float
     operations: float
+    dtype: str = "float32"
+    """Of its products."""
 
 
 def tensor(dtype: DType, *shape: int) -> TensorType:
@@ -60,12 +65,17 @@ def floats(*shape: int) -> Buffer:
 
 def bits(values: np.ndarray) -> np.ndarray:
     """Numbers in the type of weights and cache, as they lie in memory."""
-    return values.astype(np.float16).view(np.uint16) if HALVES else (values.view(np.uint32) >> 16).astype(np.uint16)
+    if WEIGHTS.is_integral():
+        return (values / SCALE).astype(np.int16).view(np.uint16)
+    return values.astype(np.float16).view(np.uint16) if SCALED else (values.view(np.uint32) >> 16).astype(np.uint16)
 
 
-def numbers(*shape: int) -> Buffer:
-    values = np.random.default_rng(0).standard_normal(shape, np.float32)
-    return Buffer.from_numpy(bits(values)).view(WEIGHTS, shape)
+def matrix(shape: tuple[int, int, int]) -> Buffer:
+    """A packed matrix."""
+    packed = bits(np.random.default_rng(0).standard_normal(shape, np.float32))
+    if SCALED:
+        packed[:, -1].view(np.float32)[:] = SCALE
+    return Buffer.from_numpy(packed).view(WEIGHTS, shape)
 
 
 def integers(values: Sequence[int]) -> Buffer:
@@ -74,18 +84,20 @@ def integers(values: Sequence[int]) -> Buffer:
 
 def linear(rows: int, outputs: int, inputs: int) -> Case:
     layers = LinearLayers(ISA, DType[multiplies(ISA)], {})
-    shape = (scaled_shape if HALVES else lambda size: packed_shape(size, "bfloat16"))((outputs, inputs))
+    size = (outputs, inputs)
+    shape = scaled_shape(size) if SCALED else packed_shape(size, "bfloat16")
 
     def build(v: Sequence[Value[Any]]) -> list[Value[Any]]:
         return [layers.apply("matrix", v[0].tensor, v[1].tensor, outputs)]
 
     return Case(
         f"linear {rows} x {inputs} -> {outputs}, {WEIGHTS.name}",
-        [floats(rows, inputs), numbers(*shape)],
+        [floats(rows, inputs), matrix(shape)],
         [tensor(FLOAT, rows, inputs), tensor(WEIGHTS, *shape)],
         build,
         2 * outputs * inputs + 4 * rows * (inputs + outputs),
         2 * rows * outputs * inputs,
+        multiplies(ISA),
     )
 
 
@@ -124,7 +136,7 @@ def attention(requests: int, tokens: int, context: int, layers: int = 1) -> Case
     rows, pages = requests * tokens, -(-context // PAGE)
     dtype = BF16 if multiplies(ISA) == "bfloat16" else FLOAT
     q_type = tensor(FLOAT, rows, Q_HEADS * HEAD_DIM)
-    layout = KVCacheLayout((layers, 2, KV_HEADS, PAGE, HEAD_DIM), WEIGHTS)
+    layout = KVCacheLayout((layers, 2, KV_HEADS, PAGE, HEAD_DIM + scale_numbers(WEIGHTS)), WEIGHTS)
 
     def build(v: Sequence[Value[Any]]) -> list[Value[Any]]:
         cache, q, *batch = (v[0].buffer, *(a.tensor for a in v[1:]))
@@ -152,6 +164,7 @@ def attention(requests: int, tokens: int, context: int, layers: int = 1) -> Case
         build,
         layers * (requests * context * 2 * KV_HEADS * HEAD_DIM * 2 + 8 * rows * Q_HEADS * HEAD_DIM),
         4 * seen * Q_HEADS * HEAD_DIM,
+        multiplies(ISA),
     )
 
 
@@ -161,6 +174,9 @@ def filled_cache(layout: KVCacheLayout, pages: int) -> Buffer:
     values = np.random.default_rng(0).standard_normal(1 << 20, np.float32)
     elements = memory.reshape(-1).view(np.uint16)
     elements[:] = np.resize(bits(values), elements.size)
+    if scales := layout.page_size * scale_numbers(WEIGHTS):
+        heads = elements.reshape(-1, layout.page_size * layout.page_shape[-1])
+        heads[:, -scales:] = np.resize(np.float32([SCALE]).view(np.uint16), scales)
     return cache
 
 
@@ -227,14 +243,14 @@ def measure(case: Case, limits: MachineLimits, seconds: float = 0.5) -> dict[str
         model.execute(*case.inputs)
         times.append(time.perf_counter() - started)
     took = statistics.median(times)
-    bound = max(case.bytes / limits.bandwidth, case.operations / limits.flops)
+    memory, arithmetic = case.bytes / limits.bandwidth, case.operations / limits.rate(case.dtype)
     return {
         "kernel": case.name,
         "microseconds": took * 1e6,
         "gigabytes_per_s": case.bytes / took / 1e9,
         "gigaflops": case.operations / took / 1e9,
-        "bound": "memory" if case.bytes / limits.bandwidth >= case.operations / limits.flops else "arithmetic",
-        "fraction": bound / took,
+        "bound": "memory" if memory >= arithmetic else "arithmetic",
+        "fraction": max(memory, arithmetic) / took,
     }
 
 
@@ -249,7 +265,8 @@ def main() -> None:
     if not options.json:
         print(
             f"read bandwidth {limits.bandwidth / 1e9:.1f} GB/s, float32 FMA {limits.flops / 1e9:.0f} GFLOP/s, "
-            f"{limits.threads} threads, fork and join {limits.fork_join_us:.1f} us"
+            f"{WEIGHTS.name} {limits.rate(multiplies(ISA)) / 1e9:.0f}, {limits.threads} threads, "
+            f"fork and join {limits.fork_join_us:.1f} us"
         )
         print(f"{'kernel':46} {'us':>10} {'GB/s':>8} {'GFLOP/s':>8}  {'bound':10} {'reached':>7}")
     for make in cases():
@@ -263,7 +280,7 @@ def main() -> None:
                 f"{row['gigaflops']:8.1f}  {row['bound']:10} {row['fraction']:7.0%}"
             )
     if options.json:
-        limit = {"bandwidth_bytes_per_s": limits.bandwidth, "flops_per_s": limits.flops}
+        limit = {"bandwidth_bytes_per_s": limits.bandwidth, "flops_per_s": limits.rate(multiplies(ISA))}
         print(json.dumps({**limit, "kernels": rows}))
 
 

@@ -22,6 +22,7 @@ class MachineLimits:
         fp16_flops: Likewise of float16, by AVX512-FP16; 0 where the CPU lacks it.
         bf16_flops: Likewise of products of bfloat16, by AMX or else AVX512-BF16; 0 where the CPU lacks both.
         int8_ops: Likewise of products of 8-bit integers, by AMX or else VNNI.
+        int16_ops: Likewise of 16-bit integers, by VNNI or AVX2.
         fork_join_us: Microseconds to hand every thread of the pool an empty task and to wait for all.
         threads: Of the pool, one per core that the process may run on.
     """
@@ -31,12 +32,13 @@ class MachineLimits:
     fp16_flops: float
     bf16_flops: float
     int8_ops: float
+    int16_ops: float
     fork_join_us: float
     threads: int
 
     def rate(self, dtype: str) -> float:
         """Operations per second on products of a type, or of another as wide or wider where that is faster."""
-        half = max(self.bf16_flops, self.fp16_flops, self.flops)
+        half = max(self.bf16_flops, self.fp16_flops, self.int16_ops, self.flops)
         return {"float32": self.flops, "int8": max(self.int8_ops, half)}.get(dtype, half)
 
 

@@ -1,13 +1,15 @@
 """What all cores of the CPU can do at most, as one JSON object.
 
 bandwidth: bytes read from memory per second, in huge pages. flops: operations per second of float32 FMAs; fp16_flops
-of those of float16, bf16_flops and int8_ops of AMX, or else of vdpbf16ps and vpdpbusd; 0 where the CPU lacks them.
+of those of float16, bf16_flops and int8_ops of AMX, or else of vdpbf16ps and vpdpbusd, int16_ops of vpdpwssd or
+vpmaddwd; 0 where the CPU lacks them.
 fork_join_us: handing an empty task to each thread of the pool and waiting for all. threads: of the pool, one per core
 that the process may run on.
 """
 
 from std.ffi import external_call
 from std.math import fma
+from std.memory import bitcast
 from std.pathlib import Path
 from std.runtime import parallelism_level
 from std.sys import inlined_assembly
@@ -15,6 +17,7 @@ from std.sys.intrinsics import PrefetchOptions, prefetch
 from std.time import perf_counter_ns
 from max.algorithm import sync_parallelize
 
+from mojo_kernels.utils.isa import multiply_pairs
 from mojo_kernels.utils.simd import WIDTH, Vector
 from mojo_kernels.utils.tiles import add_bfloat16, add_int8, configure_tiles, release_tiles
 
@@ -77,6 +80,12 @@ def multiply_add[instruction: StaticString](a: Vector, b: Vector, acc: Vector) -
     """Adds products of a and b to acc; an empty `instruction` is the FMA of float32 numbers."""
     comptime if instruction == "":
         return fma(a, b, acc)
+    elif instruction == "vpmaddwd":  # whose sums another instruction adds
+        comptime Pairs = SIMD[DType.int16, 16]
+        var x = rebind[Pairs](bitcast[DType.int16, 2 * WIDTH](a))
+        var w = rebind[Pairs](bitcast[DType.int16, 2 * WIDTH](b))
+        var sums = rebind[SIMD[DType.int32, 8]](bitcast[DType.int32, WIDTH](acc)) + multiply_pairs(x, w)
+        return rebind[Vector](bitcast[DType.float32, 8](sums))
     else:
         comptime text = StaticString(instruction + " $2, $1, $0")
         return inlined_assembly[text, Vector, constraints="=v,v,v,0", has_side_effect=False](a, b, acc)
@@ -165,6 +174,7 @@ def main() raises:
     var bf16 = 0.0
     var fp16 = 0.0
     var int8 = 0.0
+    var int16 = 0.0
     comptime if WIDTH == 16:  # AVX-512
         if cpu_has("avx512_bf16"):
             bf16 = product_rate["vdpbf16ps", 4](threads)
@@ -172,13 +182,17 @@ def main() raises:
             fp16 = product_rate["vfmadd231ph", 4](threads)
         if cpu_has("avx512_vnni"):
             int8 = product_rate["vpdpbusd", 8](threads)
+            int16 = product_rate["vpdpwssd", 4](threads)
         if cpu_has("amx_bf16") and cpu_has("amx_int8") and may_use_tiles():
             bf16 = tile_rate[int8=False](threads)
             int8 = tile_rate[int8=True](threads)
     elif WIDTH == 8:
         if cpu_has("avx_vnni"):
             int8 = product_rate["{vex} vpdpbusd", 8](threads)
+            int16 = product_rate["{vex} vpdpwssd", 4](threads)
+        elif cpu_has("avx2"):
+            int16 = product_rate["vpmaddwd", 4](threads)
     print(
         t'{{"bandwidth": {bandwidth}, "flops": {product_rate["", 2](threads)}, "fp16_flops": {fp16}, "bf16_flops": {bf16}, '
-        t'"int8_ops": {int8}, "fork_join_us": {fork_join_us(threads)}, "threads": {threads}}}'
+        t'"int8_ops": {int8}, "int16_ops": {int16}, "fork_join_us": {fork_join_us(threads)}, "threads": {threads}}}'
     )
