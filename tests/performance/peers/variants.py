@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from python_layer.utils.cpu import cpu_flags
 from tests.performance.peers.llama import measure_llama
 from tests.performance.peers.process import run_watched
 from tests.performance.peers.setup import GGUF_TYPES, OPENVINO_TYPES, PeerSetup
@@ -74,7 +75,9 @@ def _llama(setup: PeerSetup, kind: str) -> Variant:
 def _openvino(setup: PeerSetup, kind: str) -> Variant:
     def run(threads: int, only_start: bool) -> dict[str, float]:
         python, program = setup.python("openvino"), HERE / "run_openvino.py"
-        return _run_program(python, program, setup.openvino_model(kind), threads, "bf16", only_start)
+        # Where a CPU has no bfloat16, OpenVINO would imitate it at a crawl.
+        precision = "bf16" if {"avx512_bf16", "amx_bf16"} & cpu_flags() else "f32"
+        return _run_program(python, program, setup.openvino_model(kind), threads, precision, only_start)
 
     name = "OpenVINO bf16" if kind == "fp16" else f"OpenVINO {kind}"
     return Variant(name, _arithmetic(kind), partial(setup.openvino_model, kind), run)

@@ -25,7 +25,6 @@ EPS = 1e-6
 PANELS_INNER = 512
 """Fills panels, so that many rows are gated panel by panel, by up to four threads."""
 MATRICES = ("qkv", "o", "gate_up", "down")
-QKV_SIZE = (HEADS + 2 * KV_HEADS) * HEAD_DIM
 BF16, FP16, INT16 = DType.bfloat16, DType.float16, DType.int16
 INT8, INT4 = QuantFormat(8, 32, False), QuantFormat(4, 32, True)
 
@@ -42,24 +41,33 @@ class Case:
     formats: tuple[tuple[str, QuantFormat], ...] = ()
     inner: int = INNER
     hidden: int = HIDDEN
+    head_dim: int = HEAD_DIM
+
+    @property
+    def q_size(self) -> int:
+        return HEADS * self.head_dim
+
+    @property
+    def qkv_size(self) -> int:
+        return (HEADS + 2 * KV_HEADS) * self.head_dim
 
     @property
     def vectors(self) -> dict[str, int]:
         """Sizes of norms and biases."""
-        norms = {"input_norm": self.hidden, "q_norm": HEAD_DIM, "k_norm": HEAD_DIM, "post_norm": self.hidden}
-        return norms | ({"qkv_bias": QKV_SIZE, "o_bias": self.hidden} if self.biases else {})
+        norms = {"input_norm": self.hidden, "q_norm": self.head_dim, "k_norm": self.head_dim, "post_norm": self.hidden}
+        return norms | ({"qkv_bias": self.qkv_size, "o_bias": self.hidden} if self.biases else {})
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         hidden, inner = self.hidden, self.inner
-        sizes = [(QKV_SIZE, hidden), (hidden, HEADS * HEAD_DIM), (2 * inner, hidden), (hidden, inner)]
+        sizes = [(self.qkv_size, hidden), (hidden, self.q_size), (2 * inner, hidden), (hidden, inner)]
         return dict(zip(MATRICES, sizes, strict=True))
 
     @property
     def config(self) -> Qwen3Config:
         raw = {"model_type": "qwen3", "vocab_size": 64, "hidden_size": self.hidden, "intermediate_size": self.inner}
         raw |= {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS}
-        raw |= {"head_dim": HEAD_DIM, "hidden_act": "silu", "rms_norm_eps": EPS, "max_position_embeddings": 512}
+        raw |= {"head_dim": self.head_dim, "hidden_act": "silu", "rms_norm_eps": EPS, "max_position_embeddings": 512}
         raw |= {"rope_theta": 1e6, "attention_bias": self.biases, "tie_word_embeddings": True, "eos_token_id": 1}
         return Qwen3Config.from_dict(raw)
 
@@ -82,8 +90,8 @@ if PAIRED and PAIRED != BEST:
     CASES["pairs"] = Case(BF16, BF16, BF16, isa=PAIRED)
 if HALVES:
     CASES["float16"] = Case(FP16, FP16, FP16, isa=HALVES)
-if WORDS:  # whose gate is applied panel by panel, and whose heads don't fill groups
-    CASES["int16"] = Case(INT16, INT16, INT16, isa=WORDS[0], inner=PANELS_INNER)
+if WORDS:  # whose gate is applied panel by panel, and whose heads fill groups
+    CASES["int16"] = Case(INT16, INT16, INT16, isa=WORDS[0], inner=PANELS_INNER, head_dim=2 * HEAD_DIM)
 if "avx2" in other_isas():  # whose blocks of rows are of another size
     CASES["avx2"] = Case(BF16, BF16, isa="avx2")
 
@@ -152,9 +160,9 @@ def layer_by_parts(
     qkv = apply("qkv", op("rms_norm", [x, w["input_norm"], eps], ["T", case.hidden]))
     q_type = BF16 if case.compute == BF16 else FLOAT
     heads = [step.cache, qkv, w["q_norm"], w["k_norm"], rope, *place, eps]
-    q = op("qk_norm_rope_store", heads, ["T", HEADS * HEAD_DIM], q_type)
+    q = op("qk_norm_rope_store", heads, ["T", case.q_size], q_type)
     attended = op(
-        "paged_attention", [step.cache, q, *place], ["T", HEADS * HEAD_DIM], head_dim=HEAD_DIM, amx=case.isa == "amx"
+        "paged_attention", [step.cache, q, *place], ["T", case.q_size], head_dim=case.head_dim, amx=case.isa == "amx"
     )
     sums = [tensor(FLOAT, "T", case.hidden)] * 2
     normed, total = ops.custom("mili.add_rms_norm", DEVICE, [apply("o", attended), x, w["post_norm"], eps], sums)
@@ -177,11 +185,12 @@ def every_case() -> OpRunner:
             own = x.tensor
             if case.hidden > HIDDEN:
                 own = ops.concat([own] * ceil(case.hidden / HIDDEN), 1)[:, : case.hidden]
+            angles = ops.concat([rope.tensor] * (case.head_dim // HEAD_DIM), 1)
             step = StepInputs(caches[1].buffer, own, positions.tensor, offsets.tensor, table.tensor, positions.tensor)
             scratch = ops.buffer_create(scratch_type(case.config, own.shape[0]))
-            inputs = [caches[0], scratch, own, rope, positions, offsets, table]
+            inputs = [caches[0], scratch, own, angles, positions, offsets, table]
             outputs.append(layers_op(case.config, inputs, w, linear))
-            outputs.append(by_parts(case, step, linear, own, rope.tensor, w))
+            outputs.append(by_parts(case, step, linear, own, angles, w))
         return outputs
 
     inputs = [tensor(INT, "T"), tensor(INT, "B_plus_1"), tensor(INT, "B", "P"), tensor(FLOAT, "T", HIDDEN)]
@@ -199,7 +208,7 @@ def every_case() -> OpRunner:
 
 def row_size(case: Case) -> int:
     """Numbers of a row of the cache; two int16 are its scale."""
-    return HEAD_DIM + (2 if case.cache == INT16 else 0)
+    return case.head_dim + (2 if case.cache == INT16 else 0)
 
 
 def empty_cache(case: Case, pages: int) -> Buffer:
