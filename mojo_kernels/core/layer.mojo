@@ -10,7 +10,7 @@ from ..utils.types import ReadPtr, WritePtr
 from .activations import swiglu_row
 from .float_rows import Columns
 from .layer_memory import LayerSizes, LayerVectors, Scratch
-from .matrix import LinearWeights, RowRange
+from .linear_weights import LinearWeights, RowRange
 from .mix_rows import MixRows
 from .normalization import rms_norm_row
 from .packed import PANEL

@@ -24,7 +24,7 @@ from .layer import (
     SWIGLU,
     LayerWork,
 )
-from .matrix import LinearWeights
+from .linear_weights import LinearWeights
 from .packed import PANEL, fetch_bytes
 
 comptime FETCHED = 32 * 1024

@@ -4,7 +4,7 @@ from ..utils.simd import store_row
 from ..utils.types import ReadPtr
 from .attention_tile import HeadOutput
 from .layer_memory import LayerSizes, Scratch
-from .matrix import LinearWeights
+from .linear_weights import LinearWeights
 
 
 @fieldwise_init

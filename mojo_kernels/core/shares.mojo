@@ -5,7 +5,7 @@ compute.
 from std.math import ceildiv
 
 from .layer_memory import LayerSizes
-from .matrix import LinearWeights
+from .linear_weights import LinearWeights
 from .packed import PANEL
 
 comptime GATED_ROWS = 192

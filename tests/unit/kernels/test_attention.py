@@ -279,6 +279,16 @@ def test_large_scores_do_not_overflow(run: Run, types: Types) -> None:
     assert np.isfinite(attended).all()
 
 
+def test_the_largest_sums_do_not_overflow(run: Run, types: Types) -> None:
+    """Of integers: every number of a query, key, value and weight is the largest."""
+    setup = Setup(2, 1, 128, 16, [300], types)
+    setup.frequencies = np.zeros_like(setup.frequencies)
+    setup.gammas = np.ones_like(setup.gammas)
+    setup.qkv = [np.ones_like(setup.qkv[0])]
+    _, attended = setup.step(run, [(0, 0, 300)])
+    np.testing.assert_allclose(attended, 1, rtol=5e-3)
+
+
 def test_cache_is_written_in_place(run: Run, types: Types) -> None:
     setup = Setup(2, 2, 64, 16, [20], types)
     before: Buffer = setup.cache
