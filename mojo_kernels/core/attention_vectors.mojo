@@ -35,8 +35,8 @@ def add_block_by_vectors[
     for head in range(tile.heads):
         for row in range(first, tile.rows):
             tile.weigh[scaled=True](head, row, min(BLOCK, tile.limit[row] - start))
-    # Of an int16 cache, so many positions are summed as integers. Several heads take turns sooner, so that what lies together in pages is read together; and so do the columns of a
-    # few rows, which wait for memory.
+    # Several heads take turns sooner, so that what lies together in pages is read together; and so do the columns of a
+    # few rows, which wait for memory. Of an int16 cache, sums of more positions would not fit an integer.
     var step = PANELS if tile.heads == 1 and tile.rows > FETCHING_ROWS else SCORED
     comptime if cache_type == DType.int16:
         step = EXACT

@@ -21,8 +21,8 @@ struct Layers:
 
     Every weight is that of all layers, one after the other: its first dimension is L.
     The matrices are packed, and of any type that `mili.linear`, `mili.scaled_linear` and `mili.quantized_linear` take:
-    for each of the four, `bits` is 0, 16 with `mili.scaled_linear`'s, or the bits of its quantised weights, and `offsets`
-    whether those have offsets. With `pairs` and bfloat16 matrices, what is multiplied is rounded to bfloat16, and so
+    for each of the four, `bits` is 0, 16 with `mili.scaled_linear`'s, or the bits of its quantised weights, and
+    `offsets` whether those have offsets. With `pairs` and bfloat16 matrices, what is multiplied is rounded to bfloat16, and so
     are queries beside a bfloat16 cache. `scratch` is memory for the op alone. The biases count where `biases` is set.
     """
 

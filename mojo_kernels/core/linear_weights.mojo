@@ -1,5 +1,5 @@
-"""What a transformer block asks of a packed matrix of any type: rows are brought into the form it is multiplied with, then
-panels follow.
+"""What a transformer block asks of a packed matrix of any type: rows are brought into the form it is multiplied with,
+then panels follow.
 """
 
 from .float_rows import Columns

@@ -126,7 +126,7 @@ struct Matrix[isa: StaticString, dtype: DType, bits: Int, offsets: Bool, rounds:
             var values = memory.unsafe_bitcast[Int8]().unsafe_offset(t * self.columns + part.begin)
             quantize_row(values, scales, x, (part.end - part.begin) // group, group)
         elif Self.scaled:
-            comptime if Self.dtype == DType.int16:
+            comptime if Self.dtype == DType.int16:  # float16 has no units
                 self.scaled_rows(memory, tokens).put_groups(t, part, x)
         elif Self.tiled:
             Self.Tiled(memory.unsafe_bitcast[BFloat16](), tokens, self.columns).put(t, part, x)

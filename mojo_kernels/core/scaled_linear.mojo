@@ -97,7 +97,9 @@ def scaled_panel[
 
 @extensibility.register("mili.scaled_linear")
 struct ScaledLinear:
-    """`y[T, N] = x[T, K] @ w[N, K].T` with x rounded to w's type, float16 or int16; w packed as [N / 64, K / 2 + 1, 128].
+    """`y[T, N] = x[T, K] @ w[N, K].T` with x rounded to w's type, float16 or int16.
+
+    w is packed as [N / 64, K / 2 + 1, 128]. `isa` has the instructions that multiply int16.
     """
 
     @staticmethod

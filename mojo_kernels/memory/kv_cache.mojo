@@ -7,8 +7,8 @@ holds sixteenths, so that sums of products stay within its range.
 
 The positions of a page lie in panels of 16 [16 head_dim], interleaved as attention reads them: lanes are positions
 for keys, [head_dim / P, 16, P], and dimensions for values, [16 / P, head_dim, P]. P is 2 where CPUs multiply pairs
-(bfloat16, float16, int8, int16) and 1 for float32. Where 16 does not divide the page size, a page holds plain rows instead,
-and attention interleaves what it reads.
+(bfloat16, float16, int8, int16) and 1 for float32. Where 16 does not divide the page size, a page holds plain rows
+instead, and attention interleaves what it reads.
 """
 
 
