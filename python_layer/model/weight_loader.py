@@ -248,9 +248,10 @@ class _Piece:
             else:
                 self._copy_plain(self.source.rows(start, stop))
         except OverflowError:
-            raise WeightError(
-                f"{self.source.path}: {self.name} has values beyond float16; load it as bfloat16 or float32"
-            ) from None
+            why = "beyond float16; load it as bfloat16 or float32"
+            if self.spec.scaled:  # int16, which has neither infinity nor NaN
+                why = "that are not finite; take compute_dtype float32"
+            raise WeightError(f"{self.source.path}: {self.name} has values {why}") from None
         # Else the whole file would stay in memory beside its copy until the end.
         self.source.release(start, stop)
 

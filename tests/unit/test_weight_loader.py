@@ -3,6 +3,7 @@
 import gc
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,15 @@ def test_a_finite_value_beyond_float16_is_refused(tmp_path: Path, source: str) -
     write(tmp_path / "model.safetensors", {"x": (source, stored)})
     message = error_of(tmp_path, whole("x", len(values)), dtype="float16")
     assert "x has values beyond float16" in message
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -np.inf])
+def test_a_value_that_int16_cannot_stand_for_is_refused(tmp_path: Path, wrong: float) -> None:
+    values = np.ones((3, 40), np.float32)
+    values[1, 7] = wrong
+    write(tmp_path / "model.safetensors", {"x": ("float32", values)})
+    message = error_of(tmp_path, replace(whole("x", 3, 40), packed=True, scaled="int16"))
+    assert "x has values that are not finite; take compute_dtype float32" in message
 
 
 # --- loading ------------------------------------------------------------------------------------------------
