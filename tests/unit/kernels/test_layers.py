@@ -12,6 +12,7 @@ from max.graph import BufferType, TensorValue, ops
 from python_layer.model.config import Qwen3Config
 from python_layer.model.cpu_layers import layers_op, scratch_type
 from python_layer.model.graph_ops import StepInputs
+from python_layer.model.kv_cache import scale_numbers
 from python_layer.model.linear import LinearLayers
 from python_layer.model.quantized import QuantFormat, quantize_rows
 from python_layer.utils.cpu import supported_isas
@@ -207,8 +208,8 @@ def every_case() -> OpRunner:
 
 
 def row_size(case: Case) -> int:
-    """Numbers of a row of the cache; two int16 are its scale."""
-    return case.head_dim + (2 if case.cache == INT16 else 0)
+    """Numbers of a row of the cache, its scale among them."""
+    return case.head_dim + scale_numbers(case.cache)
 
 
 def empty_cache(case: Case, pages: int) -> Buffer:
