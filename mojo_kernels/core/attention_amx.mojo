@@ -36,9 +36,7 @@ def add_block_by_amx[head_dim: Int](mut tile: Tile[DType.bfloat16, DType.bfloat1
     var start = index * BLOCK
     var first = tile.find(index)
     compute_scores(tile, first, start)
-    for head in range(tile.heads):
-        for row in range(first, tile.rows):
-            tile.weigh[scaled=False](head, row, min(BLOCK, tile.limit[row] - start))
+    tile.weigh[scaled=False](first, start)
     add_values(tile, first, start)
     release_tiles()
 

@@ -32,9 +32,7 @@ def add_block_by_halves[head_dim: Int, //](mut tile: Tile[DType.float16, DType.f
     for panel in range(0, tile.block.panels, TOGETHER):
         for head in range(tile.heads):
             score_rows(tile, head, first, panel, start)
-    for head in range(tile.heads):
-        for row in range(first, tile.rows):
-            tile.weigh[scaled=True](head, row, min(BLOCK, tile.limit[row] - start))
+    tile.weigh[scaled=True](first, start)
     for panel in range(0, tile.block.panels, TOGETHER):
         for head in range(tile.heads):
             add_value_rows(tile, head, first, panel, start)

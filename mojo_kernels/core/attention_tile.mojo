@@ -6,20 +6,22 @@ from position 0, and what one gives does not depend on who computes it: one thre
 several threads some each, without a bit's difference. `attention_vectors.mojo` and `attention_amx.mojo` compute them.
 """
 
-from std.math import fma, round, sqrt
+from std.math import fma, sqrt
 
 from ..memory.batch import RaggedQueries
 from ..memory.block import BLOCK, PANELS, Block
 from ..memory.kv_cache import LARGEST_KEY, PagedKVCache, SIXTEENTH, has_scales, pair_size
 from ..utils.exp import LOG2_E
-from ..utils.simd import largest_magnitude, store_row
+from ..utils.simd import largest_magnitude, nearest, store_row
 from ..utils.types import ReadPtr, WritePtr, untracked
 from .products import LANES, Vector16, sum_type
 from .scaled_rows import row_scale
-from .softmax import INT16_MAX, MASKED, merge_factors, weigh_row
+from .softmax import INT16_MAX, MASKED, MergeFactors, largest_score, weigh_row
 
 comptime TILE_ROWS = 192
 """Most query rows of a tile: so many share each load of a key or value from memory."""
+comptime ROOM = TILE_ROWS + LANES
+"""Of what is read and written in vectors of rows."""
 comptime QUERY_EXPONENT = -2
 """A float16 query's largest number lies between 2 to the power of this and twice that."""
 comptime PARTIAL = LANES
@@ -97,18 +99,18 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
     """[TILE_ROWS, BLOCK]: 2^(score - the block's maximum)."""
     var sums: Array[Self.Sums, TILE_ROWS * Self.width]
     """[TILE_ROWS, head_dim]: the block's weighted values, as far as they are added."""
-    var maximum: Array[Float32, TILE_ROWS]
+    var maximum: Array[Float32, ROOM]
     """The largest score so far."""
-    var weight: Array[Float32, TILE_ROWS]
+    var weight: Array[Float32, ROOM]
     """The sum of 2^(score - maximum) so far."""
     var total: Array[Vector16, TILE_ROWS * Self.width]
     """[TILE_ROWS, head_dim]: the sum of the values so far, weighted likewise."""
-    var decay: Array[Float32, TILE_ROWS]
+    var decay: Array[Float32, ROOM]
     """What the sums so far are multiplied with as the block is merged."""
-    var gain: Array[Float32, TILE_ROWS]
+    var gain: Array[Float32, ROOM]
     """What the block's sums are multiplied with."""
     var weight_scale: Array[Float32, TILE_ROWS]
-    """As `RowSums.scale`."""
+    """As `RowWeights.scale`."""
 
     def __init__(out self, batch: RaggedQueries[Self.query_type], kv: PagedKVCache[Self.cache_type]):
         self.batch = batch
@@ -176,7 +178,7 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
             self.query_scale[r] *= scale
             comptime for d in range(Self.width):
                 var x = q.unsafe_load[width=LANES](d * LANES).cast[DType.float32]()
-                self.queries[r * Self.width + d] = round(x * inverse).cast[Self.operand]()
+                self.queries[r * Self.width + d] = nearest[LANES](x, inverse).cast[Self.operand]()
         elif Self.operand == DType.float16:
             var scale, inverse = row_scale[QUERY_EXPONENT](rebind[ReadPtr[DType.float32]](q), Self.head_dim)
             self.query_scale[r] *= scale / SIXTEENTH
@@ -196,24 +198,51 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
         self.block.find(self.batch, self.request, self.first_head, start, self.limit[self.rows - 1])
         return first
 
+    def weigh[scaled: Bool](mut self, first: Int, start: Int):
+        """Softmax over the block, and how to merge it, of each head's rows from `first` on.
+
+        Parameters:
+            scaled: Whether scores were multiplied with `query_scale`.
+
+        Args:
+            first: The first row that sees some of the block.
+            start: The block's first position.
+        """
+        for head in range(self.heads):
+            for row in range(first, self.rows, LANES):
+                self.weigh_rows[scaled](head, row, min(LANES, self.rows - row), start)
+
     @always_inline
-    def weigh[scaled: Bool](mut self, head: Int, row: Int, visible: Int):
-        """Softmax of a row over the block, whose scores may be scaled already, and how to merge it."""
+    def weigh_rows[scaled: Bool](mut self, head: Int, row: Int, count: Int, start: Int):
+        """Likewise, of up to LANES rows; others that follow stay as they are."""
         var r = head * self.rows + row
-        var sums = weigh_row[Self.operand](
-            untracked(self.scores.unsafe_ptr().unsafe_bitcast[Float32]()).unsafe_offset(r * BLOCK),
-            untracked(self.weights.unsafe_ptr().unsafe_bitcast[Scalar[Self.operand]]()).unsafe_offset(r * BLOCK),
-            visible,
-            1 if scaled else self.query_scale[r],
-            self.block,
-            head,
-        )
-        var both, decay, gain = merge_factors(self.maximum[r], sums.maximum)
-        self.maximum[r] = both
-        self.decay[r] = decay
-        self.gain[r] = gain
-        self.weight_scale[r] = sums.scale
-        self.weight[r] = fma(sums.weight, gain, self.weight[r] * decay)
+        var scores = untracked(self.scores.unsafe_ptr().unsafe_bitcast[Float32]()).unsafe_offset(r * BLOCK)
+        var weights = untracked(self.weights.unsafe_ptr().unsafe_bitcast[Scalar[Self.operand]]())
+        var maxima = Array[Float32, LANES](fill=MASKED)
+        for i in range(count):
+            var scale = Float32(1) if scaled else self.query_scale[r + i]
+            var visible = min(BLOCK, self.limit[row + i] - start)
+            maxima[i] = largest_score(scores.unsafe_offset(i * BLOCK), visible) * scale
+        var both = MergeFactors[LANES](lanes_of(self.maximum, r), lanes_of(maxima, 0))
+        var sums = Array[Float32, LANES](fill=0)
+        for i in range(count):
+            var scale = Float32(1) if scaled else self.query_scale[r + i]
+            var row_weights = weigh_row[Self.operand](
+                scores.unsafe_offset(i * BLOCK),
+                weights.unsafe_offset((r + i) * BLOCK),
+                min(BLOCK, self.limit[row + i] - start),
+                scale,
+                maxima[i],
+                self.block,
+                head,
+            )
+            sums[i] = row_weights.sum
+            self.weight_scale[r + i] = row_weights.scale
+        var weight = fma(lanes_of(sums, 0), both.gain, lanes_of(self.weight, r) * both.decay)
+        put_lanes(self.maximum, r, both.maximum)
+        put_lanes(self.decay, r, both.decay)
+        put_lanes(self.gain, r, both.gain)
+        put_lanes(self.weight, r, weight)
 
     def write[Output: HeadOutput](self, output: Output):
         """Gives the tile's rows away."""
@@ -242,10 +271,22 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
             var row = partial.unsafe_offset(r * (PARTIAL + Self.head_dim))
             if row[unsafe_offset=0] == MASKED:
                 continue
-            var both, decay, gain = merge_factors(self.maximum[r], row[unsafe_offset=0])
-            self.maximum[r] = both
-            self.weight[r] = fma(row[unsafe_offset=1], gain, self.weight[r] * decay)
+            var both = MergeFactors[1](self.maximum[r], row[unsafe_offset=0])
+            self.maximum[r] = both.maximum[0]
+            self.weight[r] = fma(row[unsafe_offset=1], both.gain[0], self.weight[r] * both.decay[0])
             comptime for d in range(Self.width):
                 var sums = row.unsafe_load[width=LANES](PARTIAL + d * LANES)
                 var at = r * Self.width + d
-                self.total[at] = fma(sums, Vector16(gain), self.total[at] * decay)
+                self.total[at] = fma(sums, Vector16(both.gain[0]), self.total[at] * both.decay[0])
+
+
+@always_inline
+def lanes_of[size: Int](numbers: Array[Float32, size], first: Int) -> Vector16:
+    """As many numbers as a vector has, from one on."""
+    return numbers.unsafe_ptr().unsafe_load[width=LANES](first)
+
+
+@always_inline
+def put_lanes[size: Int](mut numbers: Array[Float32, size], first: Int, lanes: Vector16):
+    """Writes them."""
+    numbers.unsafe_ptr().unsafe_store(first, lanes)

@@ -32,9 +32,7 @@ def add_block_by_vectors[
     for panel in range(0, panels, SCORED):
         for head in range(tile.heads):
             score_rows(tile, head, first, panel, start)
-    for head in range(tile.heads):
-        for row in range(first, tile.rows):
-            tile.weigh[scaled=True](head, row, min(BLOCK, tile.limit[row] - start))
+    tile.weigh[scaled=True](first, start)
     # Several heads take turns sooner, so that what lies together in pages is read together; and so do the columns of a
     # few rows, which wait for memory. Of an int16 cache, sums of more positions would not fit an integer.
     var step = PANELS if tile.heads == 1 and tile.rows > FETCHING_ROWS else SCORED

@@ -6,10 +6,8 @@ of 64 rows side by side: 256 bytes. In those of 4 bits such 256 bytes have eight
 halves. N is filled up with weights that count as zero.
 """
 
-from std.math import round
-
 from .packed import PANEL
-from ..utils.simd import largest_magnitude
+from ..utils.simd import largest_magnitude, nearest
 from ..utils.types import ReadPtr, WritePtr
 
 comptime QUADS = 4 * PANEL
@@ -121,7 +119,7 @@ def quantize_group(
     for first in range(0, group, piece):
         var place = values.unsafe_offset(first // piece * stride)
         for i in range(0, piece, width):
-            var steps = round(x.unsafe_load[width=width](first + i) * inverse).cast[DType.int32]()
+            var steps = nearest[width](x.unsafe_load[width=width](first + i), inverse)
             sums += steps
             place.unsafe_store(i, steps.cast[DType.int8]())
     var unit = largest / 127

@@ -12,12 +12,12 @@ pairs of 64 rows side by side, pair after pair, and then the 64 powers of two as
 zeros.
 """
 
-from std.math import ceildiv, round
+from std.math import ceildiv
 from std.memory import bitcast
 
 from .float_rows import Columns
 from .packed import PANEL
-from ..utils.simd import largest_magnitude
+from ..utils.simd import largest_magnitude, nearest
 from ..utils.types import ReadPtr, WritePtr
 
 comptime LARGEST_EXPONENT = 4
@@ -124,7 +124,7 @@ struct ScaledRows[dtype: DType](TrivialRegisterPassable):
         while k + WIDE <= part.end:
             var numbers = x.unsafe_load[width=WIDE](k - part.begin)
             differences += numbers - numbers
-            var pairs = bitcast[DType.uint32, WIDE // 2](scaled_numbers[Self.dtype, WIDE](numbers * inverse))
+            var pairs = bitcast[DType.uint32, WIDE // 2](scaled_numbers[Self.dtype, WIDE](numbers, inverse))
             comptime for i in range(WIDE // 2):
                 target[unsafe_offset=(k // 2 + i) * tile.stride] = pairs[i]
             k += WIDE
@@ -133,7 +133,7 @@ struct ScaledRows[dtype: DType](TrivialRegisterPassable):
             var second = x[unsafe_offset=k + 1 - part.begin] if k + 1 < part.end else Float32(0)
             var numbers = SIMD[DType.float32, 2](x[unsafe_offset=k - part.begin], second)
             wrong += (numbers - numbers).reduce_add()
-            var pair = bitcast[DType.uint32, 1](scaled_numbers[Self.dtype, 2](numbers * inverse))
+            var pair = bitcast[DType.uint32, 1](scaled_numbers[Self.dtype, 2](numbers, inverse))
             target[unsafe_offset=k // 2 * tile.stride] = pair[0]
             k += 2
         return wrong
@@ -162,12 +162,12 @@ def scale_groups[dtype: DType](columns: Int) -> Int:
 
 
 @always_inline
-def scaled_numbers[dtype: DType, width: Int](x: SIMD[DType.float32, width]) -> SIMD[dtype, width]:
-    """The nearest numbers of a type."""
+def scaled_numbers[dtype: DType, width: Int](x: SIMD[DType.float32, width], factor: Float32) -> SIMD[dtype, width]:
+    """The numbers of a type nearest to x * factor."""
     comptime if dtype == DType.float16:
-        return x.cast[dtype]()
+        return (x * factor).cast[dtype]()
     else:
-        return round(x).cast[DType.int32]().cast[dtype]()
+        return nearest[width](x, factor).cast[dtype]()
 
 
 @always_inline

@@ -15,7 +15,7 @@ instead, and attention interleaves what it reads.
 from std.memory import bitcast
 from std.sys import size_of
 
-from ..utils.simd import largest_magnitude, rounded
+from ..utils.simd import largest_magnitude, nearest, rounded
 from ..utils.types import MutableInputTensor, ReadPtr, WritePtr, untracked
 
 comptime PANEL = 16
@@ -216,7 +216,7 @@ def convert[dtype: DType](source: ReadPtr[DType.float32], offset: Int, factor: F
     """16 numbers in the type of the cache; `factor` is for those that have scales."""
     var x = source.unsafe_load[width=PANEL](offset)
     comptime if has_scales[dtype]():
-        return round(x * factor).cast[dtype]()
+        return nearest[PANEL](x, factor).cast[dtype]()
     elif dtype == DType.float16:
         return (x * SIXTEENTH).cast[dtype]()
     else:

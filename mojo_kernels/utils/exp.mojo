@@ -3,34 +3,39 @@
 from std.math import fma
 from std.memory import bitcast
 
+from .simd import WHOLE, larger
+
 comptime LOG2_E = Float32(1.4426950408889634)
 comptime LEAST = Float32(-126)
-"""Smaller exponents give 0, and no denormal number."""
+"""What is raised to at least; half a step above it and below, powers are 0, and no denormal numbers."""
 comptime MOST = Float32(127)
-comptime ROUND = Float32(12582912.0)
-"""1.5 * 2^23: a float32 of this size has no bits for fractions, and its lowest bits are the integer that was added."""
+comptime SHIFT = WHOLE + 126
+"""With what is added so, the lowest bits are the exponent of a float32 that is half the power."""
 
 
 @always_inline
-def exp2_vector[width: Int](x: SIMD[DType.float32, width]) -> SIMD[DType.float32, width]:
-    """Computes 2^x to 2.5e-7 of its value, exactly 1 at 0 and 0 below -126; above 127 it stays 2^127.
+def exp2_vector[width: Int, most: Float32 = MOST](x: SIMD[DType.float32, width]) -> SIMD[DType.float32, width]:
+    """Computes 2^x to 2.5e-7 of its value, exactly 1 at 0, and 0 below -125.5 and of what is no number.
 
-    Split into 2^n, which is added to the exponent, and 2^f with |f| <= 1/2, for which a polynomial of degree 5 was
-    fitted for the least relative error (Cody and Waite 1980, chapter 6).
+    Split into 2^(n - 1) and 2^(f + 1) with |f| <= 1/2, for which a polynomial of degree 5 was fitted for the least
+    relative error (Cody and Waite 1980, chapter 6).
+
+    Parameters:
+        width: Numbers.
+        most: Above it the power stays what it is there; where it is 0, x must be less than 1.
     """
     comptime Lanes = SIMD[DType.float32, width]
-    var clamped = min(max(x, Lanes(LEAST)), Lanes(MOST))
-    var shifted = clamped + ROUND
-    var f = clamped - (shifted - ROUND)
-    var q = Lanes(0.001326472731307149)
-    q = fma(q, f, Lanes(0.009671512991189957))
-    q = fma(q, f, Lanes(0.05550733581185341))
-    q = fma(q, f, Lanes(0.24022242426872253))
-    q = fma(q, f, Lanes(0.6931470036506653))
-    var power = fma(q, f, Lanes(1))
-    var exponent = bitcast[DType.int32, width](shifted) << 23
-    var result = bitcast[DType.float32, width](bitcast[DType.int32, width](power) + exponent)
-    return x.ge(Lanes(LEAST)).select(result, Lanes(0))
+    var clamped = larger[width](x, Lanes(LEAST))
+    comptime if most > 0:
+        clamped = min(clamped, Lanes(most))
+    var shifted = clamped + SHIFT
+    var f = clamped - (shifted - SHIFT)
+    var q = Lanes(0.002652945462614298)
+    q = fma(q, f, Lanes(0.019343025982379913))
+    q = fma(q, f, Lanes(0.11101467162370682))
+    q = fma(q, f, Lanes(0.48044484853744507))
+    q = fma(q, f, Lanes(1.3862940073013306))
+    return fma(q, f, Lanes(2)) * bitcast[DType.float32, width](bitcast[DType.int32, width](shifted) << 23)
 
 
 @always_inline

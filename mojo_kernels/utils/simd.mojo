@@ -9,6 +9,8 @@ from .types import ReadPtr, WritePtr
 comptime WIDTH = simd_width_of[DType.float32]()
 """Lanes of the widest float32 vector of the CPU compiled for."""
 comptime Vector = SIMD[DType.float32, WIDTH]
+comptime WHOLE = Float32(12582912.0)
+"""1.5 * 2^23: a float32 of this size has no bits for fractions, and its lowest bits are the integer that was added."""
 
 
 def sum_of_squares(x: ReadPtr[DType.float32], size: Int) -> Float32:
@@ -33,12 +35,28 @@ def sum_of_squares(x: ReadPtr[DType.float32], size: Int) -> Float32:
 
 
 @always_inline
+def larger[width: Int](x: SIMD[DType.float32, width], most: SIMD[DType.float32, width]) -> SIMD[DType.float32, width]:
+    """The larger numbers; those of `most` where x is no number. That is one instruction of x86, and `max` is two."""
+    return x.gt(most).select(x, most)
+
+
+@always_inline
+def nearest[width: Int](x: SIMD[DType.float32, width], factor: Float32) -> SIMD[DType.int32, width]:
+    """The integers nearest to x * factor, rounded once, where these are below 2^22; of two as near, the even one.
+
+    Cut to 16 or 8 bits, as they are stored, that is one instruction. Those of an infinity are 0.
+    """
+    var shifted = fma(x, SIMD[DType.float32, width](factor), WHOLE)
+    return bitcast[DType.int32, width](shifted) - bitcast[DType.int32, 1](WHOLE)[0]
+
+
+@always_inline
 def largest_magnitude(x: ReadPtr[DType.float32], size: Int) -> Float32:
     """The largest |x[i]| of `size` numbers."""
     var most = Vector(0)
     var i = 0
     while i + WIDTH <= size:
-        most = max(most, abs(x.unsafe_load[width=WIDTH](i)))
+        most = larger[WIDTH](abs(x.unsafe_load[width=WIDTH](i)), most)
         i += WIDTH
     var largest = most.reduce_max()
     while i < size:

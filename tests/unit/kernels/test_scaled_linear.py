@@ -79,7 +79,7 @@ def float16_bits(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def int16_bits(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Likewise: sums of a group are exact, and an FMA is a float64 one rounded once."""
+    """Likewise: sums of a group are exact, and FMAs, which round x too, are float64 ones rounded once."""
     w, w_scales = scaled(w, 12)
     w = np.rint(w).astype(np.int64)
     totals = np.zeros((len(x), len(w)), np.float32)
@@ -87,7 +87,7 @@ def int16_bits(x: np.ndarray, w: np.ndarray) -> np.ndarray:
         part = x[:, begin : begin + GROUP]
         largest = np.abs(part).max(1, keepdims=True)
         inverse = np.divide(LARGEST, largest, out=np.zeros_like(largest), where=largest > 0)
-        sums = np.rint(part * inverse).astype(np.int64) @ w[:, begin : begin + GROUP].T
+        sums = np.rint(part.astype(np.float64) * inverse).astype(np.int64) @ w[:, begin : begin + GROUP].T
         assert np.abs(sums).max() < 2**31
         products = sums.astype(np.float32).astype(np.float64) * (largest / LARGEST)
         totals = (totals + products).astype(np.float32)

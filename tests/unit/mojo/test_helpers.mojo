@@ -3,7 +3,7 @@
 from std.math import exp, exp2
 from std.runtime import parallelism_level
 from std.testing import TestSuite, assert_almost_equal, assert_equal, assert_true
-from std.utils.numerics import neg_inf
+from std.utils.numerics import inf, nan, neg_inf
 
 from mojo_kernels.core.activations import silu
 from mojo_kernels.core.linear import linear_cpu
@@ -13,7 +13,7 @@ from mojo_kernels.memory.batch import request_of
 from mojo_kernels.utils.exp import exp2_vector, exp_vector
 from mojo_kernels.utils.parallel import WorkQueue, parallel_queue, parallel_ranges, task_count
 from mojo_kernels.utils.phases import PhaseQueue, Ticket, run_team
-from mojo_kernels.utils.simd import sum_of_squares
+from mojo_kernels.utils.simd import larger, nearest, sum_of_squares
 from mojo_kernels.utils.types import untracked
 
 
@@ -75,16 +75,32 @@ def test_a_queue_hands_out_every_item_once() raises:
 
 def test_powers_of_two() raises:
     assert_equal(exp2_vector[1](Float32(0)), 1)
-    assert_equal(exp2_vector[1](Float32(-126.5)), 0)
+    assert_equal(exp2_vector[1](Float32(-125.5)), 0)
+    assert_equal(exp2_vector[1](nan[DType.float32]()), 0)
+    assert_equal(exp2_vector[1, 0](neg_inf[DType.float32]()), 0)
     assert_equal(exp2_vector[1](neg_inf[DType.float32]()), 0)
     assert_equal(exp2_vector[1](Float32(500)), exp2_vector[1](Float32(127)))
     var worst = Float64(0)
-    var x = Float32(-126)
+    var x = Float32(-125.499)
     while x <= 127:
         var exact = exp2(x.cast[DType.float64]())
         worst = max(worst, abs(exp2_vector[1](x).cast[DType.float64]() / exact - 1))
+        if x < 1:
+            assert_equal(exp2_vector[1, 0](x), exp2_vector[1](x))
         x += 0.00137
     assert_true(worst < 2.5e-7)
+
+
+def test_nearest() raises:
+    for pair in [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (126.501, 127), (-127.0, -127), (32766.6, 32767)]:
+        assert_equal(nearest[1](Float32(pair[0]) * 4, 0.25), Int32(pair[1]))
+    assert_equal(nearest[1](inf[DType.float32](), 0.5).cast[DType.int16](), 0)
+
+
+def test_larger() raises:
+    assert_equal(larger[1](Float32(2), Float32(1)), 2)
+    assert_equal(larger[1](Float32(1), Float32(2)), 2)
+    assert_equal(larger[1](nan[DType.float32](), Float32(2)), 2)
 
 
 def test_exponentials() raises:
