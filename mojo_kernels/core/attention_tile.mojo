@@ -73,7 +73,8 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
 
     comptime operand = operand_type[Self.cache_type, Self.query_type]()
     comptime pair = pair_size[Self.cache_type]()
-    comptime Sums = SIMD[sum_type[Self.cache_type](), LANES]
+    comptime kept = DType.float32 if Self.cache_type == DType.int16 else sum_type[Self.cache_type]()
+    """The type of sums of values while more are added: those of int16 are exact integers for some panels only."""
     comptime width = Self.head_dim // LANES
     """Vectors of a head."""
 
@@ -97,7 +98,7 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
     """[TILE_ROWS, BLOCK]: base 2 logarithms of weights."""
     var weights: Array[SIMD[Self.operand, LANES], TILE_ROWS * PANELS]
     """[TILE_ROWS, BLOCK]: 2^(score - the block's maximum)."""
-    var sums: Array[Self.Sums, TILE_ROWS * Self.width]
+    var sums: Array[SIMD[Self.kept, LANES], TILE_ROWS * Self.width]
     """[TILE_ROWS, head_dim]: the block's weighted values, as far as they are added."""
     var maximum: Array[Float32, ROOM]
     """The largest score so far."""

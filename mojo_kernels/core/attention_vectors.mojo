@@ -134,7 +134,8 @@ def add_values[
     comptime step = LANES * pair
     var first = head * tile.rows + row
     var x = untracked(tile.weights.unsafe_ptr().unsafe_bitcast[Scalar[operand]]())
-    var sums = untracked(tile.sums.unsafe_ptr().unsafe_bitcast[Scalar[sum_type[cache_type]()]]())
+    comptime kept = type_of(tile).kept
+    var sums = untracked(tile.sums.unsafe_ptr().unsafe_bitcast[Scalar[kept]]())
     var total = untracked(tile.total.unsafe_ptr().unsafe_bitcast[Float32]())
     var place = first * head_dim + column * LANES
     var acc = Array[SIMD[sum_type[cache_type](), LANES], rows * vectors](fill=0)
@@ -142,7 +143,8 @@ def add_values[
     if begin > 0 and not exact:
         comptime for r in range(rows):
             comptime for v in range(vectors):
-                acc[r * vectors + v] = sums.unsafe_load[width=LANES](place + r * head_dim + v * LANES)
+                var before = sums.unsafe_load[width=LANES](place + r * head_dim + v * LANES)
+                acc[r * vectors + v] = before.cast[sum_type[cache_type]()]()
     for panel in range(begin, min(end, ceildiv(visible, PANEL))):
         var source = tile.block.values[panel].unsafe_offset(head * tile.block.head_stride + column * step)
         var values = Array[ReadPtr[cache_type], vectors](fill=source)
@@ -168,12 +170,12 @@ def add_values[
             var sum = acc[r * vectors + v].cast[DType.float32]()
             comptime if exact:
                 if begin > 0:
-                    sum += sums.unsafe_bitcast[Float32]().unsafe_load[width=LANES](at)
+                    sum += sums.unsafe_load[width=LANES](at).cast[DType.float32]()
             if end < tile.block.panels:
                 comptime if exact:
-                    sums.unsafe_bitcast[Float32]().unsafe_store(at, sum)
+                    sums.unsafe_store(at, sum.cast[kept]())
                 else:
-                    sums.unsafe_store(at, acc[r * vectors + v])
+                    sums.unsafe_store(at, acc[r * vectors + v].cast[kept]())
             else:
                 var values = sum * tile.weight_scale[first + r]
                 var decayed = total.unsafe_load[width=LANES](at) * tile.decay[first + r]
