@@ -105,7 +105,7 @@ def weigh_row[
         comptime for c in range(CHAINS):
             var i = begin + c * LANES
             var s = scores.unsafe_load[width=LANES](i)
-            var p = exp2_vector[LANES, 0](s * scale - maximum)
+            var p = exp2_vector[LANES, bounded=False](s * scale - maximum)
             sums[c] += p
             comptime if operand == DType.int16:
                 # The scales behind the last position may be anything.
@@ -150,6 +150,6 @@ struct MergeFactors[width: Int](TrivialRegisterPassable):
         comptime One = SIMD[DType.float32, Self.width](1)
         var rises = maximum.lt(other)
         self.maximum = rises.select(other, maximum)
-        var less = exp2_vector[Self.width, 0](rises.select(maximum, other) - self.maximum)
+        var less = exp2_vector[Self.width, bounded=False](rises.select(maximum, other) - self.maximum)
         self.decay = rises.select(less, One)
         self.gain = rises.select(One, less)

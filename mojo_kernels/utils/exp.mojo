@@ -14,7 +14,7 @@ comptime SHIFT = WHOLE + 126
 
 
 @always_inline
-def exp2_vector[width: Int, most: Float32 = MOST](x: SIMD[DType.float32, width]) -> SIMD[DType.float32, width]:
+def exp2_vector[width: Int, bounded: Bool = True](x: SIMD[DType.float32, width]) -> SIMD[DType.float32, width]:
     """Computes 2^x to 2.5e-7 of its value, exactly 1 at 0, and 0 below -125.5 and of what is no number.
 
     Split into 2^(n - 1) and 2^(f + 1) with |f| <= 1/2, for which a polynomial of degree 5 was fitted for the least
@@ -22,12 +22,12 @@ def exp2_vector[width: Int, most: Float32 = MOST](x: SIMD[DType.float32, width])
 
     Parameters:
         width: Numbers.
-        most: Above it the power stays what it is there; where it is 0, x must be less than 1.
+        bounded: Whether x may be above 127, where the power stays what it is there.
     """
     comptime Lanes = SIMD[DType.float32, width]
     var clamped = larger[width](x, Lanes(LEAST))
-    comptime if most > 0:
-        clamped = min(clamped, Lanes(most))
+    comptime if bounded:
+        clamped = min(clamped, Lanes(MOST))
     var shifted = clamped + SHIFT
     var f = clamped - (shifted - SHIFT)
     var q = Lanes(0.002652945462614298)

@@ -2,7 +2,7 @@
 
 from std.math import fma
 from std.memory import bitcast
-from std.sys import simd_width_of
+from std.sys import CompilationTarget, simd_width_of
 
 from .types import ReadPtr, WritePtr
 
@@ -36,8 +36,9 @@ def sum_of_squares(x: ReadPtr[DType.float32], size: Int) -> Float32:
 
 @always_inline
 def larger[width: Int](x: SIMD[DType.float32, width], most: SIMD[DType.float32, width]) -> SIMD[DType.float32, width]:
-    """The larger numbers; those of `most` where x is no number. That is one instruction of x86, and `max` is two."""
-    return x.gt(most).select(x, most)
+    """The larger numbers; those of `most` where x is no number."""
+    # That is one instruction of x86, where `max` takes two.
+    return x.gt(most).select(x, most) if CompilationTarget.is_x86() else max(x, most)
 
 
 @always_inline
