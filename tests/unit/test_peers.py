@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.performance.peers.process import ProgramError, run_watched
-from tests.performance.peers.report import RATES, Machine, Result, medians, page, table
+from tests.performance.peers.in_turn import take_turns
+from tests.performance.peers.process import Program, ProgramError, run_watched
+from tests.performance.peers.report import Machine, Result, medians, page, table
 from tests.performance.peers.setup import PeerSetup, SetupError
+from tests.performance.peers.workload import ANSWER, RATES
 
+ROOT = Path(__file__).resolve().parents[2]
 MACHINE = Machine("a CPU", 2, bandwidth=50e9, rates={"bf16": 400e9, "int8": 800e9}, flops_per_token=1e9)
 FIGURES = dict.fromkeys(RATES, 100.0) | {"start": 1.5, "peak": 2.0**31}
 RESULT = Result(
@@ -57,6 +60,53 @@ def test_the_peak_of_a_program() -> None:
 def test_a_program_that_fails_is_named(command: list[str]) -> None:
     with pytest.raises(ProgramError, match=r"python.* ended with 1: no such thing|/nowhere/x: No such file"):
         run_watched(command)
+
+
+STAYING = """
+import workload
+class Fixed:
+    weight_bytes = 1
+    def first_token(self, prompt): return len(prompt) / 500
+    def decode(self, prompts, tokens): return tokens / 10
+    def settle(self): print("settled")
+workload.measure(Fixed(), workload.options())
+"""
+
+
+def test_a_system_that_stays_measures_what_it_is_asked_for() -> None:
+    command = [sys.executable, "-c", STAYING, "model", "--threads", 1, "--started", 0, "--in-turn"]
+    program = Program(command, {"PYTHONPATH": str(ROOT / "tests/performance/peers")}, ANSWER)
+    assert [float(program.ask(name)) for name in ("prefill_128", "decode_8", "decode_1")] == [500, 80, 10]
+    with pytest.raises(ProgramError, match=r"python.* ended with 1: ValueError"):
+        program.ask("decode_many")
+    with pytest.raises(ProgramError, match=r"/nowhere/x: No such file"):
+        Program(["/nowhere/x"], {}, ANSWER)
+
+
+class Wandering:
+    """A system on a machine that becomes slower with each measurement of any."""
+
+    def __init__(self, speed: float, asked: list[str]) -> None:
+        self._speed, self._asked = speed, asked
+
+    def rate(self, name: str) -> float:
+        self._asked.append(name)
+        return self._speed / len(self._asked)
+
+    def close(self) -> None:
+        """Nothing is left to end."""
+
+
+def test_systems_in_turn() -> None:
+    asked: list[str] = []
+    turns = take_turns({"a": Wandering(200, asked), "b": Wandering(100, asked)}, 2, lambda text: None)
+    assert asked == [name for name in RATES for _ in range(2)] * 2
+    first = RATES[0]
+    assert turns.rates["a"][first] == [200, 200 / (2 * len(RATES) + 2)]  # it comes second in the second round
+    ratios = [2 * 2, 2 * (2 * len(RATES) + 1) / (2 * len(RATES) + 2)]
+    assert turns.ratio("b", first) == pytest.approx(sum(ratios) / 2)
+    assert turns.table()[2].startswith("| a | 107 |")
+    assert turns.table()[3].startswith(f"| b | {(50 + 100 / 13) / 2:.1f} ({sum(ratios) / 2:.2f}) |")
 
 
 def test_setting_up_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

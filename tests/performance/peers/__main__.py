@@ -1,10 +1,12 @@
 """MILI beside llama.cpp, OpenVINO GenAI and transformers on the same weights and threads.
 
-    python -m tests.performance.peers [--only NAME,...] [--rounds 3] [--threads 2] [--json FILE] [--write-docs]
+    python -m tests.performance.peers [--only NAME,...] [--rounds 3] [--threads 2] [--json FILE]
+        [--write-docs | --in-turn]
 
 Sets up what is missing (the first time: some gigabytes of downloads and half an hour), then measures all systems in
 turn, a process each, --rounds times, and prints a table. --write-docs also writes docs/peers.md and its plot;
---from-json FILE does so for an earlier result, without measuring.
+--from-json FILE does so for an earlier result, without measuring. --in-turn keeps all systems in memory, measures a
+rate of one after the other, and prints how they compare, on machines whose speed wanders.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from python_layer.model.kernels import default_cache_dir
@@ -20,6 +23,7 @@ from python_layer.utils.cpu import cpu_description
 from python_layer.utils.errors import ConfigError
 from tests.performance.machine import measure_limits
 from tests.performance.peers.checkpoint import flops_per_token
+from tests.performance.peers.in_turn import Turns, take_turns
 from tests.performance.peers.process import ProgramError
 from tests.performance.peers.report import Machine, Result, medians, page, plot, table
 from tests.performance.peers.setup import PeerSetup, SetupError
@@ -80,6 +84,16 @@ def compare(chosen: Sequence[Variant], rounds: int, threads: int) -> Result:
     return Result(machine, rounds, systems, {**missing, **NOT_MEASURED})
 
 
+def compare_in_turn(chosen: Sequence[Variant], rounds: int, threads: int) -> Turns:
+    """Keeps the variants that run in memory, and measures them in turn."""
+    ready, _ = prepare(chosen, threads)
+    if not ready:
+        raise SystemExit("no system is available")
+    with ExitStack() as stack:
+        systems = {variant.name: stack.enter_context(closing(variant.open(threads))) for variant in ready}
+        return take_turns(systems, rounds, note)
+
+
 def main() -> None:
     """Parses the arguments, measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,7 +105,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result")
     parser.add_argument("--from-json", type=Path, metavar="FILE", help="take this result instead of measuring")
     parser.add_argument("--write-docs", action="store_true", help=f"write {PAGE} and {IMAGE}")
+    parser.add_argument("--in-turn", action="store_true", help="keep all in memory, a rate of one after the other")
     options = parser.parse_args()
+    if options.in_turn and (options.write_docs or options.from_json or options.setup_only):
+        parser.error("--in-turn measures rates alone: leave out --write-docs, --from-json and --setup-only")
     if options.rounds < 1:
         parser.error(f"--rounds is {options.rounds}; it must be 1 or more")
     try:
@@ -106,6 +123,12 @@ def main() -> None:
         parser.error(f"--only names {unknown[0]!r}, which is no system; known are {known}")
     if options.setup_only:
         prepare(chosen, threads)
+        return
+    if options.in_turn:
+        turns = compare_in_turn(chosen, options.rounds, threads)
+        if options.json:
+            options.json.write_text(json.dumps(turns.rates, indent=1), encoding="utf-8")
+        print("\n".join(turns.table()))
         return
     if options.from_json:
         result = Result.of_json(json.loads(options.from_json.read_text(encoding="utf-8")))

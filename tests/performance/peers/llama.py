@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.performance.peers.process import run_watched
@@ -29,13 +31,40 @@ def measure_llama(bench: Path, batched_bench: Path, gguf: Path, threads: int, on
     figures: dict[str, float] = {"start": time.perf_counter() - started, "weight_bytes": gguf.stat().st_size}
     if only_start:
         return figures
-    lengths = ",".join(str(length) for length in PREFILLS)
-    out, prefill_peak = run_watched((bench, *common, "-p", lengths, "-n", 0, "-r", 1, "-o", "json"))
-    for result in json.loads(out):
-        figures[f"prefill_{result['n_prompt']}"] = result["avg_ts"]
-    counts = ",".join(str(count) for count in BATCHES)
-    sizes = ("-c", max(BATCHES) * (PROMPT + NEW), "-npp", PROMPT, "-ntg", NEW, "-npl", counts)
-    out, decode_peak = run_watched((batched_bench, *common, "-tb", threads, *sizes, "--output-format", "jsonl"))
-    for result in (json.loads(line) for line in out.splitlines() if line.startswith("{")):
-        figures[f"decode_{result['pl']}"] = result["speed_tg"]
-    return figures | {"peak": max(peak, prefill_peak, decode_peak)}
+    rates = LlamaRates(bench, batched_bench, gguf, threads)
+    prefills, prefill_peak = rates.prefills(PREFILLS)
+    decodes, decode_peak = rates.decodes(BATCHES)
+    return figures | prefills | decodes | {"peak": max(peak, prefill_peak, decode_peak)}
+
+
+@dataclass(frozen=True)
+class LlamaRates:
+    """Measures rates of workload.py, in a process each time; the arguments are those of :func:`measure_llama`."""
+
+    bench: Path
+    batched_bench: Path
+    gguf: Path
+    threads: int
+
+    def prefills(self, lengths: Sequence[int]) -> tuple[dict[str, float], int]:
+        """The rates of some prompts, and the peak of memory in bytes."""
+        wanted = ("-p", ",".join(map(str, lengths)), "-n", 0, "-r", 1, "-o", "json")
+        out, peak = run_watched((self.bench, "-m", self.gguf, "-t", self.threads, *wanted))
+        return {f"prefill_{result['n_prompt']}": result["avg_ts"] for result in json.loads(out)}, peak
+
+    def decodes(self, counts: Sequence[int]) -> tuple[dict[str, float], int]:
+        """Likewise of so many requests at once."""
+        common = ("-m", self.gguf, "-t", self.threads, "-tb", self.threads, "--output-format", "jsonl")
+        sizes = ("-c", max(counts) * (PROMPT + NEW), "-npp", PROMPT, "-ntg", NEW, "-npl", ",".join(map(str, counts)))
+        out, peak = run_watched((self.batched_bench, *common, *sizes))
+        results = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        return {f"decode_{result['pl']}": result["speed_tg"] for result in results}, peak
+
+    def rate(self, name: str) -> float:
+        """One of RATES."""
+        kind, _, number = name.partition("_")
+        rates, _ = (self.prefills if kind == "prefill" else self.decodes)([int(number)])
+        return rates[name]
+
+    def close(self) -> None:
+        """Nothing is left to end."""

@@ -1,10 +1,12 @@
-"""Runs a program and watches how much memory it takes."""
+"""Runs a program and watches how much memory it takes, or keeps one that answers."""
 
+import contextlib
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 POLL_S = 0.05
 
@@ -23,13 +25,9 @@ def run_watched(command: Sequence[object], environment: Mapping[str, str] | None
     Raises:
         ProgramError: It ended with an error, or doesn't exist.
     """
-    words = [str(word) for word in command]
     peak = 0
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        try:
-            process = subprocess.Popen(words, env=environment, stdout=out, stderr=errors)
-        except OSError as error:
-            raise ProgramError(f"{words[0]}: {error.strerror}") from None
+        process = _start(command, env=environment, stdout=out, stderr=errors)
         try:
             while process.poll() is None:
                 peak = max(peak, _resident(process.pid))
@@ -38,11 +36,67 @@ def run_watched(command: Sequence[object], environment: Mapping[str, str] | None
             process.kill()
             process.wait()
         out.seek(0)
-        errors.seek(0)
         if process.returncode:
-            last = (errors.read().strip().splitlines() or ["no message"])[-1]
-            raise ProgramError(f"{Path(words[0]).name} ended with {process.returncode}: {last}")
+            raise _failure(process, errors)
         return out.read(), peak
+
+
+class Program:
+    """A program that stays, and answers lines with lines.
+
+    Args:
+        command: It and its arguments.
+        environment: Its environment.
+        answer: What a line of its output begins with that is an answer; it gives one when it is ready.
+
+    Raises:
+        ProgramError: It ended, or doesn't exist; from every method.
+    """
+
+    def __init__(self, command: Sequence[object], environment: Mapping[str, str], answer: str) -> None:
+        self._answer = answer
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed by close()
+        pipe = subprocess.PIPE
+        self._process = _start(command, env=environment, stdin=pipe, stdout=pipe, stderr=self._errors)
+        self._read()
+
+    def ask(self, line: str) -> str:
+        """The answer to a line, without what all answers begin with."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # reading says why
+            print(line, file=self._process.stdin, flush=True)
+        return self._read()
+
+    def close(self) -> None:
+        """Ends it."""
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(self._answer):
+                return line.removeprefix(self._answer).strip()
+        self._process.wait()
+        failure = _failure(self._process, self._errors)
+        self.close()
+        raise failure
+
+
+def _start(command: Sequence[object], **options: Any) -> "subprocess.Popen[str]":
+    words = [str(word) for word in command]
+    try:
+        return subprocess.Popen(words, text=True, **options)
+    except OSError as error:
+        raise ProgramError(f"{words[0]}: {error.strerror}") from None
+
+
+def _failure(process: "subprocess.Popen[str]", errors: IO[str]) -> ProgramError:
+    errors.seek(0)
+    last = (errors.read().strip().splitlines() or ["no message"])[-1]
+    assert isinstance(process.args, list)
+    return ProgramError(f"{Path(process.args[0]).name} ended with {process.returncode}: {last}")
 
 
 def _resident(pid: int) -> int:

@@ -6,9 +6,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.performance.peers.workload import BATCHES, PREFILLS
+from tests.performance.peers.workload import BATCHES, PREFILLS, RATES
 
-RATES = [f"prefill_{length}" for length in PREFILLS] + [f"decode_{count}" for count in BATCHES]
 HEADINGS = [f"prefill {length}" for length in PREFILLS] + [f"decode x{count}" for count in BATCHES]
 
 

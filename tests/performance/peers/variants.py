@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from python_layer.utils.cpu import cpu_flags
-from tests.performance.peers.llama import measure_llama
-from tests.performance.peers.process import run_watched
+from tests.performance.peers.llama import LlamaRates, measure_llama
+from tests.performance.peers.process import Program, run_watched
 from tests.performance.peers.setup import GGUF_TYPES, OPENVINO_TYPES, PeerSetup
+from tests.performance.peers.workload import ANSWER
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -27,6 +29,18 @@ class UnavailableError(Exception):
     """A system has no such variant; says why."""
 
 
+class Loaded(Protocol):
+    """A system that stays while others are measured."""
+
+    def rate(self, name: str) -> float:
+        """Measures one of RATES. ProgramError if it failed."""
+        ...
+
+    def close(self) -> None:
+        """Ends it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Variant:
     """A system in a precision.
@@ -37,12 +51,14 @@ class Variant:
         prepare: Makes what it needs; may take long the first time.
         run: Measures once, with so many threads, or only the start: the figures of workload.py, and the peak of memory
             in bytes.
+        open: Loads it, with so many threads, to measure rates one by one.
     """
 
     name: str
     arithmetic: str
     prepare: Callable[[], object]
     run: Callable[[int, bool], dict[str, float]]
+    open: Callable[[int], Loaded]
 
 
 def variants(setup: PeerSetup) -> list[Variant]:
@@ -56,62 +72,99 @@ def variants(setup: PeerSetup) -> list[Variant]:
 
 
 def _mili(setup: PeerSetup, quantization: str) -> Variant:
-    def run(threads: int, only_start: bool) -> dict[str, float]:
-        program = HERE / "run_mili.py"
-        return _run_program(Path(sys.executable), program, setup.checkpoint(), threads, quantization, only_start)
+    def program() -> PeerProgram:
+        return PeerProgram(Path(sys.executable), HERE / "run_mili.py", setup.checkpoint(), quantization)
 
     name = "MILI bf16" if quantization == "none" else f"MILI {quantization}"
-    return Variant(name, _arithmetic(quantization), setup.checkpoint, run)
+    return _of_program(name, _arithmetic(quantization), setup.checkpoint, program)
 
 
 def _llama(setup: PeerSetup, kind: str) -> Variant:
-    def run(threads: int, only_start: bool) -> dict[str, float]:
-        bench, batched = setup.llama_program("llama-bench"), setup.llama_program("llama-batched-bench")
-        return measure_llama(bench, batched, setup.gguf(kind), threads, only_start)
+    def programs() -> tuple[Path, Path, Path]:
+        return setup.llama_program("llama-bench"), setup.llama_program("llama-batched-bench"), setup.gguf(kind)
 
-    return Variant(f"llama.cpp {kind}", _arithmetic(kind), partial(setup.gguf, kind), run)
+    def run(threads: int, only_start: bool) -> dict[str, float]:
+        return measure_llama(*programs(), threads, only_start)
+
+    def load(threads: int) -> Loaded:
+        return LlamaRates(*programs(), threads)
+
+    return Variant(f"llama.cpp {kind}", _arithmetic(kind), partial(setup.gguf, kind), run, load)
 
 
 def _openvino(setup: PeerSetup, kind: str) -> Variant:
-    def run(threads: int, only_start: bool) -> dict[str, float]:
-        python, program = setup.python("openvino"), HERE / "run_openvino.py"
+    def program() -> PeerProgram:
         # Where a CPU has no bfloat16, OpenVINO would imitate it at a crawl.
         precision = "bf16" if {"avx512_bf16", "amx_bf16"} & cpu_flags() else "f32"
-        return _run_program(python, program, setup.openvino_model(kind), threads, precision, only_start)
+        model = setup.openvino_model(kind)
+        return PeerProgram(setup.python("openvino"), HERE / "run_openvino.py", model, precision)
 
     name = "OpenVINO bf16" if kind == "fp16" else f"OpenVINO {kind}"
-    return Variant(name, _arithmetic(kind), partial(setup.openvino_model, kind), run)
+    return _of_program(name, _arithmetic(kind), partial(setup.openvino_model, kind), program)
 
 
 def _transformers(setup: PeerSetup) -> Variant:
-    def prepare() -> None:
-        setup.checkpoint()
-        setup.python("torch")
+    def program() -> PeerProgram:
+        return PeerProgram(setup.python("torch"), HERE / "run_transformers.py", setup.checkpoint(), "bfloat16")
 
-    def run(threads: int, only_start: bool) -> dict[str, float]:
-        program = HERE / "run_transformers.py"
-        return _run_program(setup.python("torch"), program, setup.checkpoint(), threads, "bfloat16", only_start)
-
-    return Variant("transformers bf16", "bf16", prepare, run)
+    return _of_program("transformers bf16", "bf16", program, program)
 
 
 def _arithmetic(kind: str) -> str:
     return "bf16" if kind in ("none", "BF16", "fp16") else "int8"
 
 
-def _run_program(
-    python: Path, program: Path, model: Path, threads: int, variant: str, only_start: bool
-) -> dict[str, float]:
-    """Runs a program that measures itself.
+@dataclass(frozen=True)
+class PeerProgram:
+    """A program that measures itself, as workload.py says."""
 
-    Raises:
-        UnavailableError: It has no such variant.
-        ProgramError: It failed.
-    """
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
-    options = ["--threads", threads, "--variant", variant, "--started", time.time()]
-    out, peak = run_watched([python, program, model, *options, *["--only-start"] * only_start], environment)
-    figures: dict[str, float] = json.loads(out.strip().splitlines()[-1])
-    if "unavailable" in figures:
-        raise UnavailableError(str(figures["unavailable"]))
-    return figures | {"peak": peak}
+    python: Path
+    program: Path
+    model: Path
+    variant: str
+
+    def run(self, threads: int, only_start: bool) -> dict[str, float]:
+        """Its figures and its peak of memory. UnavailableError: it has no such variant. ProgramError: it failed."""
+        out, peak = run_watched(self._command(threads, *["--only-start"] * only_start), self._environment(threads))
+        figures: dict[str, float] = json.loads(out.strip().splitlines()[-1])
+        if "unavailable" in figures:
+            raise UnavailableError(str(figures["unavailable"]))
+        return figures | {"peak": peak}
+
+    def load(self, threads: int) -> "LoadedProgram":
+        """Keeps it. ProgramError: it failed."""
+        return LoadedProgram(Program(self._command(threads, "--in-turn"), self._environment(threads), ANSWER))
+
+    def _command(self, threads: int, *more: str) -> list[object]:
+        options = ["--threads", threads, "--variant", self.variant, "--started", time.time(), *more]
+        return [self.python, self.program, self.model, *options]
+
+    def _environment(self, threads: int) -> dict[str, str]:
+        return os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
+
+
+@dataclass(frozen=True)
+class LoadedProgram:
+    """Such a program, while it stays."""
+
+    program: Program
+
+    def rate(self, name: str) -> float:
+        """As :meth:`Loaded.rate`."""
+        return float(self.program.ask(name))
+
+    def close(self) -> None:
+        """As :meth:`Loaded.close`."""
+        self.program.close()
+
+
+def _of_program(
+    name: str, arithmetic: str, prepare: Callable[[], object], program: Callable[[], PeerProgram]
+) -> Variant:
+    def run(threads: int, only_start: bool) -> dict[str, float]:
+        return program().run(threads, only_start)
+
+    def load(threads: int) -> Loaded:
+        return program().load(threads)
+
+    return Variant(name, arithmetic, prepare, run, load)
