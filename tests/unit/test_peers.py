@@ -79,6 +79,7 @@ def test_a_system_that_stays_measures_what_it_is_asked_for() -> None:
     assert [float(program.ask(name)) for name in ("prefill_128", "decode_8", "decode_1")] == [500, 80, 10]
     with pytest.raises(ProgramError, match=r"python.* ended with 1: ValueError"):
         program.ask("decode_many")
+    program.close()  # it is already
     with pytest.raises(ProgramError, match=r"/nowhere/x: No such file"):
         Program(["/nowhere/x"], {}, ANSWER)
 

@@ -125,7 +125,10 @@ def main() -> None:
         prepare(chosen, threads)
         return
     if options.in_turn:
-        turns = compare_in_turn(chosen, options.rounds, threads)
+        try:
+            turns = compare_in_turn(chosen, options.rounds, threads)
+        except ProgramError as error:
+            raise SystemExit(f"a system failed: {error}") from None
         if options.json:
             options.json.write_text(json.dumps(turns.rates, indent=1), encoding="utf-8")
         print("\n".join(turns.table()))
