@@ -73,8 +73,10 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
 
     comptime operand = operand_type[Self.cache_type, Self.query_type]()
     comptime pair = pair_size[Self.cache_type]()
-    comptime kept = DType.float32 if Self.cache_type == DType.int16 else sum_type[Self.cache_type]()
-    """The type of sums of values while more are added: those of int16 are exact integers for some panels only."""
+    comptime exact = Self.cache_type == DType.int16
+    """Whether sums of values are exact integers for some panels only."""
+    comptime kept = DType.float32 if Self.exact else sum_type[Self.cache_type]()
+    """The type of sums of values while more are added."""
     comptime width = Self.head_dim // LANES
     """Vectors of a head."""
 
@@ -219,6 +221,7 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
         var r = head * self.rows + row
         var scores = untracked(self.scores.unsafe_ptr().unsafe_bitcast[Float32]()).unsafe_offset(r * BLOCK)
         var weights = untracked(self.weights.unsafe_ptr().unsafe_bitcast[Scalar[Self.operand]]())
+        weights = weights.unsafe_offset(r * BLOCK)
         var maxima = Array[Float32, LANES](fill=MASKED)
         for i in range(count):
             var scale = Float32(1) if scaled else self.query_scale[r + i]
@@ -230,7 +233,7 @@ struct Tile[cache_type: DType, query_type: DType, head_dim: Int]:
             var scale = Float32(1) if scaled else self.query_scale[r + i]
             var row_weights = weigh_row[Self.operand](
                 scores.unsafe_offset(i * BLOCK),
-                weights.unsafe_offset((r + i) * BLOCK),
+                weights.unsafe_offset(i * BLOCK),
                 min(BLOCK, self.limit[row + i] - start),
                 scale,
                 maxima[i],

@@ -36,7 +36,7 @@ def add_block_by_vectors[
     # Several heads take turns sooner, so that what lies together in pages is read together; and so do the columns of a
     # few rows, which wait for memory. Of an int16 cache, sums of more positions would not fit an integer.
     var step = PANELS if tile.heads == 1 and tile.rows > FETCHING_ROWS else SCORED
-    comptime if cache_type == DType.int16:
+    comptime if type_of(tile).exact:
         step = EXACT
     for panel in range(0, panels, step):
         for head in range(tile.heads):
@@ -139,7 +139,7 @@ def add_values[
     var total = untracked(tile.total.unsafe_ptr().unsafe_bitcast[Float32]())
     var place = first * head_dim + column * LANES
     var acc = Array[SIMD[sum_type[cache_type](), LANES], rows * vectors](fill=0)
-    comptime exact = cache_type == DType.int16
+    comptime exact = type_of(tile).exact
     if begin > 0 and not exact:
         comptime for r in range(rows):
             comptime for v in range(vectors):

@@ -66,10 +66,7 @@ def largest_score(scores: WritePtr[DType.float32], visible: Int) -> Float32:
     for begin in range(0, end, CHAINS * LANES):
         comptime for c in range(CHAINS):
             most[c] = larger[LANES](scores.unsafe_load[width=LANES](begin + c * LANES), most[c])
-    var both = larger[LANES](larger[LANES](most[0], most[1]), larger[LANES](most[2], most[3]))
-    comptime for half in [8, 4, 2, 1]:
-        both = larger[LANES](both, both.rotate_right[half]())
-    return both[0]
+    return larger[LANES](larger[LANES](most[0], most[1]), larger[LANES](most[2], most[3])).reduce_max()
 
 
 def weigh_row[
@@ -133,7 +130,6 @@ def weigh_row[
     return {((sums[0] + sums[1]) + (sums[2] + sums[3])).reduce_add(), unit}
 
 
-@fieldwise_init
 struct MergeFactors[width: Int](TrivialRegisterPassable):
     """How sums of some rows are merged with others."""
 

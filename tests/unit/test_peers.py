@@ -10,7 +10,7 @@ from tests.performance.peers.in_turn import take_turns
 from tests.performance.peers.process import Program, ProgramError, run_watched
 from tests.performance.peers.report import Machine, Result, medians, page, table
 from tests.performance.peers.setup import PeerSetup, SetupError
-from tests.performance.peers.workload import ANSWER, RATES
+from tests.performance.peers.workload import RATES
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINE = Machine("a CPU", 2, bandwidth=50e9, rates={"bf16": 400e9, "int8": 800e9}, flops_per_token=1e9)
@@ -75,13 +75,13 @@ workload.measure(Fixed(), workload.options())
 
 def test_a_system_that_stays_measures_what_it_is_asked_for() -> None:
     command = [sys.executable, "-c", STAYING, "model", "--threads", 1, "--started", 0, "--in-turn"]
-    program = Program(command, {"PYTHONPATH": str(ROOT / "tests/performance/peers")}, ANSWER)
-    assert [float(program.ask(name)) for name in ("prefill_128", "decode_8", "decode_1")] == [500, 80, 10]
+    program = Program(command, {"PYTHONPATH": str(ROOT / "tests/performance/peers")})
+    assert [program.rate(name) for name in ("prefill_128", "decode_8", "decode_1")] == [500, 80, 10]
     with pytest.raises(ProgramError, match=r"python.* ended with 1: ValueError"):
-        program.ask("decode_many")
+        program.rate("decode_many")
     program.close()  # it is already
     with pytest.raises(ProgramError, match=r"/nowhere/x: No such file"):
-        Program(["/nowhere/x"], {}, ANSWER)
+        Program(["/nowhere/x"], {})
 
 
 class Wandering:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from tests.performance.peers.report import HEADINGS
+from tests.performance.peers.report import HEADINGS, tokens_per_second
 from tests.performance.peers.variants import Loaded
 from tests.performance.peers.workload import RATES
 
@@ -34,9 +34,8 @@ class Turns:
         for name, rates in self.rates.items():
             cells = []
             for rate in RATES:
-                value = median(rates[rate])
                 ratio = "" if name == first else f" ({self.ratio(name, rate):.2f})"
-                cells.append(f"{value:,.{0 if value >= 100 else 1}f}{ratio}")
+                cells.append(tokens_per_second(median(rates[rate])) + ratio)
             lines.append(f"| {name} | {' | '.join(cells)} |")
         return [*lines, f"In brackets: how many times as fast {first} was, the median of the rounds."]
 

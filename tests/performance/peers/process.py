@@ -1,4 +1,4 @@
-"""Runs a program and watches how much memory it takes, or keeps one that answers."""
+"""Runs a program and watches how much memory it takes, or keeps one that measures what it is asked for."""
 
 import contextlib
 import subprocess
@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from tests.performance.peers.workload import ANSWER
 
 POLL_S = 0.05
 
@@ -42,30 +44,28 @@ def run_watched(command: Sequence[object], environment: Mapping[str, str] | None
 
 
 class Program:
-    """A program that stays, and answers lines with lines.
+    """A program of a system that stays, and measures rates as workload.py says.
 
     Args:
         command: It and its arguments.
         environment: Its environment.
-        answer: What a line of its output begins with that is an answer; it gives one when it is ready.
 
     Raises:
         ProgramError: It ended, or doesn't exist; from every method.
     """
 
-    def __init__(self, command: Sequence[object], environment: Mapping[str, str], answer: str) -> None:
-        self._answer = answer
+    def __init__(self, command: Sequence[object], environment: Mapping[str, str]) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed by close()
         pipe = subprocess.PIPE
         self._process = _start(command, env=environment, stdin=pipe, stdout=pipe, stderr=self._errors)
         self._read()
 
-    def ask(self, line: str) -> str:
-        """The answer to a line, without what all answers begin with."""
+    def rate(self, name: str) -> float:
+        """Measures one of RATES."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # reading says why
-            print(line, file=self._process.stdin, flush=True)
-        return self._read()
+            print(name, file=self._process.stdin, flush=True)
+        return float(self._read())
 
     def close(self) -> None:
         """Ends it."""
@@ -76,8 +76,8 @@ class Program:
     def _read(self) -> str:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith(self._answer):
-                return line.removeprefix(self._answer).strip()
+            if line.startswith(ANSWER):
+                return line.removeprefix(ANSWER).strip()
         self._process.wait()
         failure = _failure(self._process, self._errors)
         self.close()

@@ -73,6 +73,11 @@ def medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: median(run[name] for run in runs) for name in runs[0]}
 
 
+def tokens_per_second(rate: float) -> str:
+    """A rate as tables show it."""
+    return f"{rate:,.{0 if rate >= 100 else 1}f}"
+
+
 def table(result: Result) -> list[str]:
     """Lines of a Markdown table: tokens/s with the share of the bound, then start and memory."""
     lines = [
@@ -80,9 +85,7 @@ def table(result: Result) -> list[str]:
         "|---" * (len(HEADINGS) + 3) + "|",
     ]
     for name, system in result.systems.items():
-        rates = [
-            f"{system[rate]:,.{0 if system[rate] >= 100 else 1}f} ({result.fraction(name, rate):.0%})" for rate in RATES
-        ]
+        rates = [f"{tokens_per_second(system[rate])} ({result.fraction(name, rate):.0%})" for rate in RATES]
         lines.append(f"| {name} | {' | '.join(rates)} | {system['start']:.1f} s | {system['peak'] / 2**30:.2f} GiB |")
     return lines
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 from python_layer.utils.cpu import cpu_flags
-from tests.performance.peers.llama import LlamaRates, measure_llama
+from tests.performance.peers.llama import Llama
 from tests.performance.peers.process import Program, run_watched
 from tests.performance.peers.setup import GGUF_TYPES, OPENVINO_TYPES, PeerSetup
-from tests.performance.peers.workload import ANSWER
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -80,14 +79,12 @@ def _mili(setup: PeerSetup, quantization: str) -> Variant:
 
 
 def _llama(setup: PeerSetup, kind: str) -> Variant:
-    def programs() -> tuple[Path, Path, Path]:
-        return setup.llama_program("llama-bench"), setup.llama_program("llama-batched-bench"), setup.gguf(kind)
+    def load(threads: int) -> Llama:
+        bench, batched_bench = setup.llama_program("llama-bench"), setup.llama_program("llama-batched-bench")
+        return Llama(bench, batched_bench, setup.gguf(kind), threads)
 
     def run(threads: int, only_start: bool) -> dict[str, float]:
-        return measure_llama(*programs(), threads, only_start)
-
-    def load(threads: int) -> Loaded:
-        return LlamaRates(*programs(), threads)
+        return load(threads).measure(only_start)
 
     return Variant(f"llama.cpp {kind}", _arithmetic(kind), partial(setup.gguf, kind), run, load)
 
@@ -131,9 +128,9 @@ class PeerProgram:
             raise UnavailableError(str(figures["unavailable"]))
         return figures | {"peak": peak}
 
-    def load(self, threads: int) -> "LoadedProgram":
+    def load(self, threads: int) -> Program:
         """Keeps it. ProgramError: it failed."""
-        return LoadedProgram(Program(self._command(threads, "--in-turn"), self._environment(threads), ANSWER))
+        return Program(self._command(threads, "--in-turn"), self._environment(threads))
 
     def _command(self, threads: int, *more: str) -> list[object]:
         options = ["--threads", threads, "--variant", self.variant, "--started", time.time(), *more]
@@ -141,21 +138,6 @@ class PeerProgram:
 
     def _environment(self, threads: int) -> dict[str, str]:
         return os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
-
-
-@dataclass(frozen=True)
-class LoadedProgram:
-    """Such a program, while it stays."""
-
-    program: Program
-
-    def rate(self, name: str) -> float:
-        """As :meth:`Loaded.rate`."""
-        return float(self.program.ask(name))
-
-    def close(self) -> None:
-        """As :meth:`Loaded.close`."""
-        self.program.close()
 
 
 def _of_program(

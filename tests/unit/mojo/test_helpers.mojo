@@ -76,6 +76,7 @@ def test_a_queue_hands_out_every_item_once() raises:
 def test_powers_of_two() raises:
     assert_equal(exp2_vector[1](Float32(0)), 1)
     assert_equal(exp2_vector[1](Float32(-125.5)), 0)
+    assert_equal(exp2_vector[1](Float32(-126.5)), 0)
     assert_equal(exp2_vector[1](nan[DType.float32]()), 0)
     assert_equal(exp2_vector[1, bounded=False](neg_inf[DType.float32]()), 0)
     assert_equal(exp2_vector[1](neg_inf[DType.float32]()), 0)
